@@ -1,0 +1,58 @@
+# Everything a fresh clone needs: Python 3.11 or later, make, gcc and a package index.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EVERLOOP := $(BIN)/everloop
+HOME_FOLDER ?= .everloop
+
+.PHONY: install demo test test-fast test-slow check format bench serve up chat bento clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Everloop needs Python 3.11 or later; set PYTHON=..." >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'torch==2.13.0'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,monitor,dev]'
+	@touch $@
+
+install: $(VENV)/.installed  ## make .venv and install the tested versions
+
+demo: install  ## close the loop once on Python's own documentation
+	$(EVERLOOP) demo --home $(HOME_FOLDER) $(ARGS)
+
+test: install  ## all tests: the fast suite, then the slow one
+	@scripts/install-test-tools.sh
+	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m slow
+
+test-fast: install
+	$(BIN)/pytest -m "not slow"
+
+test-slow: install
+	$(BIN)/pytest -m slow
+
+check: install  ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install  ## side-by-side measurements; see benchmarks/
+	$(BIN)/python -m benchmarks.engine $(ARGS)
+
+serve: install
+	$(EVERLOOP) serve --home $(HOME_FOLDER)
+
+up: install  ## server, worker and monitor together
+	$(EVERLOOP) up --home $(HOME_FOLDER)
+
+chat: install
+	$(EVERLOOP) chat
+
+bento: install  ## package the service with the model store of the home folder
+	BENTOML_HOME=$(HOME_FOLDER)/bentoml BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml build
+
+clean:  ## remove what make made; the home folder stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""The command line, and the contracts that training, serving, monitoring and feedback share."""

@@ -1,0 +1,162 @@
+"""The manifest of a model version: training writes it, the engine reads it, the loop traces it.
+
+A model version is an immutable folder: model.onnx, model.onnx.data, tokenizer.json,
+tokenizer_config.json, chat_template.jinja, golden.json, manifest.json. The manifest holds the
+SHA-256 of every other file.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from everloop.errors import ArtifactError
+
+FILE_NAME = "manifest.json"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StateTensor(_Part):
+    """One tensor of per-sequence state that the engine owns and the graph updates in place.
+
+    Attributes:
+        shape: of one slot, with `capacity` for the axis whose length the engine chooses (tokens).
+        kind: `kv` grows with the sequence; `recurrent` has a fixed size.
+    """
+
+    input: str
+    output: str
+    kind: Literal["kv", "recurrent"]
+    shape: tuple[int | Literal["capacity"], ...]
+    dtype: Literal["float32", "int8"]
+
+
+class SpecialTokens(_Part):
+    """Token ids that end a generation or pad a batch."""
+
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    pad_token_id: int
+
+
+class ExportReport(_Part):
+    """What the export measured. Losses are nats per token over the same validation windows."""
+
+    max_abs_logit_diff: float  # fp32 graph against torch, over ragged batches
+    val_loss_fp32: float
+    val_loss: float  # of this version's own precision
+    val_bpb: float  # bits per byte, of this version
+    validation_tokens: int
+
+
+class DatasetRef(_Part):
+    """A dataset version that the weights have seen."""
+
+    id: str
+    merkle_root: str
+    rows: int
+    use: Literal["pretrain", "sft", "feedback", "replay"]
+
+
+class Lineage(_Part):
+    """Where the weights come from."""
+
+    checkpoint_sha256: str
+    datasets: tuple[DatasetRef, ...]
+    parent: str | None  # tag of the version that this one was trained from
+    config: dict[str, str]
+    seed: int
+    packages: dict[str, str]
+
+
+class Manifest(_Part):
+    """Everything that is known about a model version."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    version: str
+    family: str  # Hugging Face model_type
+    architecture: str
+    parameters: int
+    vocab_size: int
+    hidden_size: int
+    max_model_len: int  # tokens of prompt and answer together
+    max_query_len: int  # tokens that one row may add in one step
+    special_tokens: SpecialTokens
+    state: tuple[StateTensor, ...]
+    weight_precision: Literal["fp32", "int8"]
+    export: ExportReport
+    evaluation: dict[str, float]
+    lineage: Lineage
+    files: dict[str, str]  # file name -> SHA-256
+
+    @property
+    def tag(self) -> str:
+        """`name:version`, as the model store and the API know it."""
+        return f"{self.name}:{self.version}"
+
+
+class GoldenCase(_Part):
+    """A prompt with the greedy continuation that every correct load must give."""
+
+    prompt_token_ids: tuple[int, ...]
+    completion_token_ids: tuple[int, ...]
+
+
+class Golden(_Part):
+    """The content of golden.json."""
+
+    cases: tuple[GoldenCase, ...]
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a model version without touching the other files.
+
+    Raises:
+        ArtifactError: the folder is no model version, or one of another schema.
+    """
+    path = folder / FILE_NAME
+    try:
+        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ArtifactError(
+            f"{folder} is not a model version: {FILE_NAME} is missing. Export one first."
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ArtifactError(
+            f"{path}: {where}: {first['msg']}. Another release wrote this version; export it again."
+        ) from error
+
+
+def verify(folder: Path) -> Manifest:
+    """Check every file of a model version against its hash.
+
+    Raises:
+        ArtifactError: a file is missing or changed.
+    """
+    manifest = read_manifest(folder)
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise ArtifactError(
+                f"{path} is missing from model version {manifest.tag}. Restore it or export again."
+            )
+        found = sha256_file(path)
+        if found != expected:
+            raise ArtifactError(
+                f"{path} was changed after model version {manifest.tag} was saved: expected SHA-256 "
+                f"{expected[:12]}, found {found[:12]}. Restore it or export again."
+            )
+    return manifest

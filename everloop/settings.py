@@ -1,0 +1,176 @@
+"""Settings: the environment (where), the home folder (layout) and the TOML of a run (what to do).
+
+Each component declares its own table as a `Config` beside its code; `RunFile.table` checks it. A
+key that no component knows is an error that names the nearest known key; nothing is merged from two
+files and nothing is ignored.
+"""
+
+import difflib
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from everloop.errors import ConfigError
+
+TABLES = (
+    "data", "tokenizer", "model", "pretrain", "sft", "export", "engine", "server",
+    "store", "drift", "trigger", "feedback", "gate", "loop", "demo",
+)  # fmt: skip
+
+
+class Config(BaseModel):
+    """Base of every configuration table: frozen, no unknown keys, no silent conversions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Settings(BaseSettings):
+    """What the environment says: `EVERLOOP_HOME`, `EVERLOOP_DATABASE_URL`, `EVERLOOP_LOG_LEVEL`."""
+
+    model_config = SettingsConfigDict(env_prefix="EVERLOOP_")
+
+    home: Path = Path(".everloop")
+    database_url: str | None = None
+    log_level: str = "INFO"
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The one folder that holds everything Everloop keeps on this machine."""
+
+    root: Path
+
+    @property
+    def data(self) -> Path:
+        """Dataset versions, one folder each."""
+        return self.root / "data"
+
+    @property
+    def tokenizers(self) -> Path:
+        """Tokenizers, one Hugging Face folder each."""
+        return self.root / "tokenizers"
+
+    @property
+    def runs(self) -> Path:
+        """Training runs, one folder each, with their checkpoints."""
+        return self.root / "runs"
+
+    @property
+    def bentoml(self) -> Path:
+        """BentoML's home: the model store lives in it."""
+        return self.root / "bentoml"
+
+    @property
+    def reports(self) -> Path:
+        """Reports for people: HTML and JSON."""
+        return self.root / "reports"
+
+    @property
+    def logs(self) -> Path:
+        """Logs of the processes that run in the background."""
+        return self.root / "logs"
+
+    @property
+    def server_lock(self) -> Path:
+        """Held by the one server of this home."""
+        return self.root / "server.lock"
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the embedded store."""
+        return f"sqlite:///{self.root.resolve() / 'store.sqlite'}"
+
+    def create(self) -> "Home":
+        """Make the folder if it is absent.
+
+        Raises:
+            ConfigError: the path is a file, or cannot be written.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"home folder {self.root} cannot be made ({error.strerror}). Choose another --home."
+            ) from error
+        return self
+
+
+C = TypeVar("C", bound=Config)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFile:
+    """The TOML of one run, with the `--set key=value` of the command line laid over it."""
+
+    name: str
+    values: dict[str, dict[str, Any]]
+
+    @classmethod
+    def load(cls, path: Path | None, overrides: tuple[str, ...] = ()) -> "RunFile":
+        """Read a run's TOML; without a path, start from the defaults.
+
+        Args:
+            path: the file, or None.
+            overrides: `table.key=value`, the value in TOML's notation (a bare word is text).
+
+        Raises:
+            ConfigError: the file is absent or no TOML, or a table is unknown.
+        """
+        name = str(path) if path else "defaults"
+        values = _parse(path) if path else {}
+        for text in overrides:
+            table, key, value = _parse_override(text)
+            values.setdefault(table, {})[key] = value
+        for table, content in values.items():
+            if table not in TABLES:
+                raise ConfigError(f"{name}: unknown table [{table}]{_nearest(table, TABLES)}")
+            if not isinstance(content, dict):
+                raise ConfigError(f"{name}: {table} must be a table, got {content!r}.")
+        return cls(name, values)
+
+    def table(self, name: str, schema: type[C]) -> C:
+        """Check one table against its component's schema.
+
+        Raises:
+            ConfigError: an unknown key, a wrong type or a value out of range.
+        """
+        try:
+            return schema.model_validate(self.values.get(name, {}))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in (name, *first["loc"]))
+            if first["type"] == "extra_forbidden":
+                hint = _nearest(str(first["loc"][-1]), tuple(schema.model_fields))
+                raise ConfigError(f"{self.name}: unknown key {key}{hint}") from error
+            raise ConfigError(
+                f"{self.name}: {key}: {first['msg']}, got {first['input']!r}."
+            ) from error
+
+
+def _parse(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such configuration file.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: not a readable TOML file: {error}.") from error
+
+
+def _parse_override(text: str) -> tuple[str, str, Any]:
+    path, equals, value = text.partition("=")
+    table, dot, key = path.strip().partition(".")
+    if not (equals and dot and key):
+        raise ConfigError(f"--set {text}: expected table.key=value, such as pretrain.minutes=2.")
+    try:
+        return table, key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return table, key, value.strip()
+
+
+def _nearest(word: str, known: tuple[str, ...]) -> str:
+    match = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {match[0]}?" if match else f"; known: {', '.join(known)}."

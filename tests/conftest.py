@@ -1,0 +1,25 @@
+"""What every test gets: a private home folder and an environment without the developer's settings."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from everloop.settings import Home
+
+# Telemetry off and no model hub, before any library reads them.
+os.environ.update(
+    BENTOML_DO_NOT_TRACK="True", DO_NOT_TRACK="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false"
+)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("EVERLOOP_") or name == "BENTOML_HOME":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home").create()
