@@ -156,7 +156,7 @@ def verify(folder: Path) -> Manifest:
         found = sha256_file(path)
         if found != expected:
             raise ArtifactError(
-                f"{path} was changed after model version {manifest.tag} was saved: expected SHA-256 "
+                f"{path} was changed after {manifest.tag} was saved: expected SHA-256 "
                 f"{expected[:12]}, found {found[:12]}. Restore it or export again."
             )
     return manifest
