@@ -1,0 +1,99 @@
+"""The drift worker: every few minutes, read the store, compare, show the result. Wiring only.
+
+A process of its own (`everloop monitor`), because Evidently costs seconds of import and 300 MB that
+the server must not pay. Its metrics stand on its own loopback port.
+"""
+
+import logging
+import shutil
+import signal
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, start_http_server
+
+from everloop.errors import ConfigError, EverloopError, RefusedError
+from everloop.settings import Home
+from feedback.store import open_store
+from monitoring.drift import drift_report, split_windows
+from monitoring.drift_metrics import DriftMetrics
+from monitoring.drift_report import DriftConfig
+
+logger = logging.getLogger(__name__)
+
+
+def run_monitor(
+    home: Home, database_url: str, config: DriftConfig, port: int, stop: threading.Event
+) -> None:
+    """Compare, wait, compare again, until stopped.
+
+    Args:
+        port: of the worker's `/metrics`, on 127.0.0.1.
+        stop: ends the wait at once; a comparison that has begun is finished first.
+
+    Raises:
+        ConfigError: the port is in use.
+    """
+    registry = CollectorRegistry()
+    metrics = DriftMetrics(registry)
+    try:
+        server, thread = start_http_server(port, addr="127.0.0.1", registry=registry)
+    except OSError as error:
+        raise ConfigError(
+            f"monitor: port {port} of 127.0.0.1 cannot be used ({error.strerror}). Choose another."
+        ) from error
+    logger.info("monitor ready url=http://127.0.0.1:%d/metrics", server.server_port)
+    try:
+        while not stop.is_set():
+            run_once(home, database_url, config, metrics)
+            stop.wait(config.interval_minutes * 60)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    logger.info("monitor stopped")
+
+
+def run_once(home: Home, database_url: str, config: DriftConfig, metrics: DriftMetrics) -> None:
+    """Compare once and show the result; a failure is logged and counted, and ends nothing."""
+    try:
+        rows = _compare(home, database_url, config, metrics)
+    except (EverloopError, OSError, ValueError, LookupError, ArithmeticError):
+        logger.exception("drift run failed")
+        metrics.failed()
+    else:
+        metrics.ran(rows, time.time())
+
+
+def stop_on_signals() -> threading.Event:
+    """Give an event that SIGTERM and SIGINT set; for the main thread of a process."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _compare(home: Home, database_url: str, config: DriftConfig, metrics: DriftMetrics) -> int:
+    store = open_store(database_url)
+    try:
+        newest = store.interactions(limit=config.reference_rows + config.current_rows)
+    finally:
+        store.close()
+    reference, current = split_windows(newest, config)
+    folder = home.reports / "drift" / datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+    try:
+        report = drift_report(reference, current, config, folder)
+    except RefusedError as error:
+        logger.info("drift run skipped: %s", error)
+    else:
+        metrics.compared(report)
+        _delete_old(folder.parent, config.keep_reports)
+        logger.info("drift run share=%.2f report=%s %s", report.share, folder, report.verdict)
+    return len(current)
+
+
+def _delete_old(reports: Path, keep: int) -> None:
+    for folder in sorted(path for path in reports.iterdir() if path.is_dir())[:-keep]:
+        shutil.rmtree(folder)
