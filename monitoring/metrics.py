@@ -22,6 +22,7 @@ from monitoring.families import (
     ModelSeries,
 )
 
+_GENERATING = frozenset({"chat", "completions"})  # routes that generate
 _GENERATED = frozenset({"ok", "client_abort", "timeout"})  # statuses whose duration is a latency
 
 
@@ -115,7 +116,7 @@ class Metrics:
         series = self._of(model)
         key = (_closed(route, ROUTES, OTHER), _closed(status, STATUSES, "error"), stream)
         series.requests[key].inc()
-        if status in _GENERATED:
+        if route in _GENERATING and status in _GENERATED:
             series.histograms.e2e.observe(seconds)
 
     def feedback(self, rating: str) -> None:

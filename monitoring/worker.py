@@ -78,7 +78,9 @@ def stop_on_signals() -> threading.Event:
 def _compare(home: Home, database_url: str, config: DriftConfig, metrics: DriftMetrics) -> int:
     store = open_store(database_url)
     try:
-        newest = store.interactions(limit=config.reference_rows + config.current_rows)
+        newest = store.interactions(
+            limit=config.reference_rows + config.current_rows, newest_first=True
+        )
     finally:
         store.close()
     reference, current = split_windows(newest, config)
