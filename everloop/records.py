@@ -48,6 +48,21 @@ class DatasetRow(Record):
     topic: str | None = None
 
 
+class DatasetInfo(Record):
+    """What is known about a dataset version: the content of its dataset.json."""
+
+    id: str  # ds- and the first 12 digits of merkle_root
+    merkle_root: str  # over the SHA-256 of every line of rows.jsonl
+    rows: int
+    counts: dict[str, dict[str, int]]  # split -> kind (text or chat) -> rows
+    dropped: dict[str, dict[str, int]]  # step -> reason -> documents or rows
+    masked: dict[str, int]  # kind of personal data -> finds
+    sources: tuple[str, ...]  # corpora, files and folders as they were named
+    licences: tuple[str, ...]
+    python_version: str | None  # of the documentation, where it is a source
+    parent: str | None  # dataset version that this one extends
+
+
 class Interaction(Record):
     """One answered request, as it is logged. Times are seconds; created_at is Unix time."""
 

@@ -1,0 +1,1 @@
+"""Training: corpus, clean dataset, tokenizer, checkpoint, and the export to a model version."""

@@ -1,0 +1,194 @@
+"""Token shards: the texts of a dataset version as flat token files that training maps into memory.
+
+`<split>.bin` holds the tokens of all texts of a split, little-endian, each text followed by
+`<|endoftext|>`; `shards.json` says what they are. Conversations are not in it: a trainer reads them
+from the dataset.
+"""
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from tokenizers import Tokenizer
+
+from everloop.errors import DataError
+from everloop.records import DatasetRow, Record
+from training.tokenizer import END_OF_TEXT, encode_plain
+
+INFO = "shards.json"
+Split = Literal["train", "validation"]
+SPLITS: tuple[Split, ...] = ("train", "validation")
+Tokens = NDArray[np.unsignedinteger]  # uint16 or uint32
+_BATCH_CHARACTERS = 1_000_000
+
+
+class ShardInfo(Record):
+    """The content of shards.json."""
+
+    dtype: Literal["uint16", "uint32"]
+    tokens: dict[Split, int]
+    text_bytes: dict[Split, int]  # UTF-8 bytes of the texts, without separators
+    documents: dict[Split, int]
+    tokenizer_sha256: str
+    dataset_id: str
+
+    def bytes_per_token(self, split: Split) -> float:
+        """Bytes of text per token, to turn nats per token into bits per byte."""
+        return self.text_bytes[split] / self.tokens[split]
+
+
+def write_shards(
+    rows: Iterable[DatasetRow], tokenizer: Tokenizer, folder: Path, dataset_id: str
+) -> ShardInfo:
+    """Encode the texts of a dataset version; the same version and tokenizer are encoded once.
+
+    Args:
+        rows: of the dataset; conversations and hold-out rows are passed over.
+        tokenizer: knows `<|endoftext|>`.
+        folder: is replaced as a whole when all is written.
+        dataset_id: of the dataset version, recorded.
+
+    Raises:
+        DataError: a split has no text.
+    """
+    digest = hashlib.sha256(tokenizer.to_str().encode("utf-8")).hexdigest()
+    if (folder / INFO).is_file():
+        found = read_shard_info(folder)
+        if (found.dataset_id, found.tokenizer_sha256) == (dataset_id, digest):
+            return found
+    staging = folder.with_name(f".{folder.name}-{os.getpid()}-{uuid.uuid4().hex}")
+    staging.mkdir(parents=True)
+    try:
+        info = _write(rows, tokenizer, staging, dataset_id, digest)
+        shutil.rmtree(folder, ignore_errors=True)
+        staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return info
+
+
+def read_shard_info(folder: Path) -> ShardInfo:
+    """Read what the shards of a folder are.
+
+    Raises:
+        DataError: the folder holds no shards.
+    """
+    path = folder / INFO
+    try:
+        return ShardInfo.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{folder} holds no token shards: {INFO} cannot be read.") from error
+    except ValidationError as error:
+        raise DataError(f"{path} is damaged. Write the shards again.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class TokenShard:
+    """The tokens of one split, mapped from disk.
+
+    Attributes:
+        tokens: (N,) uint16 or uint32, read-only.
+    """
+
+    tokens: Tokens
+    info: ShardInfo
+
+    @classmethod
+    def open(cls, folder: Path, split: Split) -> "TokenShard":
+        """Map the tokens of a split.
+
+        Raises:
+            DataError: there are no shards, or their length is not the recorded one.
+        """
+        info = read_shard_info(folder)
+        path = folder / f"{split}.bin"
+        dtype = np.dtype(info.dtype).newbyteorder("<")
+        expected = info.tokens[split] * dtype.itemsize
+        found = path.stat().st_size if path.is_file() else 0
+        if found != expected:
+            raise DataError(
+                f"{path} has {found:,} bytes, {INFO} says {expected:,}. Write the shards again."
+            )
+        return cls(np.memmap(path, dtype=dtype, mode="r"), info)
+
+    def windows(self, context_length: int) -> Tokens:
+        """Cut the tokens into windows that predict every token but the first once.
+
+        A window's last token is the first of the next: it is a target here and an input there. What
+        does not fill a window at the end is left out.
+
+        Returns:
+            (N, context_length + 1), a view of the mapped file.
+
+        Raises:
+            DataError: the split is shorter than one window.
+        """
+        width = context_length + 1
+        if len(self.tokens) < width:
+            raise DataError(
+                f"the split has {len(self.tokens)} tokens, one window takes {width}. Add text or "
+                "shorten the context."
+            )
+        windows: Tokens = np.lib.stride_tricks.sliding_window_view(self.tokens, width)
+        return windows[::context_length]
+
+
+def _write(
+    rows: Iterable[DatasetRow], tokenizer: Tokenizer, folder: Path, dataset_id: str, digest: str
+) -> ShardInfo:
+    dtype: Literal["uint16", "uint32"] = (
+        "uint16" if tokenizer.get_vocab_size() <= 1 << 16 else "uint32"
+    )
+    separator = tokenizer.token_to_id(END_OF_TEXT)
+    counts = {split: np.zeros(3, dtype=np.int64) for split in SPLITS}  # tokens, bytes, documents
+    files = {split: (folder / f"{split}.bin").open("wb") for split in SPLITS}
+    try:
+        for split, texts in _batches(rows):
+            size_bytes = sum(len(text.encode("utf-8")) for text in texts)
+            ids = [token for text in encode_plain(tokenizer, texts) for token in (*text, separator)]
+            files[split].write(np.array(ids, dtype=np.dtype(dtype).newbyteorder("<")).tobytes())
+            counts[split] += (len(ids), size_bytes, len(texts))
+    finally:
+        for file in files.values():
+            file.close()
+    for split in SPLITS:
+        if not counts[split][2]:
+            raise DataError(f"dataset {dataset_id} has no text in its {split} split to encode.")
+    tokens, text_bytes, documents = (
+        {split: int(counts[split][column]) for split in SPLITS} for column in range(3)
+    )
+    info = ShardInfo(
+        dtype=dtype,
+        tokens=tokens,
+        text_bytes=text_bytes,
+        documents=documents,
+        tokenizer_sha256=digest,
+        dataset_id=dataset_id,
+    )
+    (folder / INFO).write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return info
+
+
+def _batches(rows: Iterable[DatasetRow]) -> Iterator[tuple[Split, list[str]]]:
+    """Gather texts of one split until there is enough to encode in parallel."""
+    held: dict[Split, list[str]] = {split: [] for split in SPLITS}
+    sizes = dict.fromkeys(SPLITS, 0)
+    for row in rows:
+        if row.text is None or row.split == "holdout":
+            continue
+        held[row.split].append(row.text)
+        sizes[row.split] += len(row.text)
+        if sizes[row.split] >= _BATCH_CHARACTERS:
+            yield row.split, held[row.split]
+            held[row.split], sizes[row.split] = [], 0
+    for split in SPLITS:
+        if held[split]:
+            yield split, held[split]
