@@ -1,0 +1,4 @@
+"""The loop's memory and judgement: store, dataset, trigger, gate, rollout.
+
+Nothing here trains, serves or measures drift; `feedback/loop.py` wires those parts together.
+"""

@@ -1,0 +1,1 @@
+"""Alembic migrations of the store; `feedback.store.database.upgrade` runs them."""
