@@ -1,0 +1,30 @@
+"""The table [export] of a run's TOML: what a model version is called and what it must prove."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from everloop.settings import Config
+
+
+class ExportConfig(Config):
+    """[export]: precision of the graph, its limits, and the errors that refuse it."""
+
+    name: str = Field(
+        "everloop",
+        pattern=r"^[a-z0-9]([-_.a-z0-9]{0,61}[a-z0-9])?$",
+        description="name of the model; clients may ask for it without a version",
+    )
+    precision: Literal["fp32", "int8"] = Field("int8", description="of the weights in the graph")
+    max_model_len: int | None = Field(
+        None, ge=32, description="tokens of prompt and answer; absent: all that the model takes"
+    )
+    max_query_len: int = Field(
+        256, ge=1, le=4096, description="tokens that one row may add in one step of the engine"
+    )
+    max_fp32_diff: float = Field(
+        1e-4, gt=0, description="largest logit difference between the fp32 graph and torch"
+    )
+    max_int8_loss_increase: float = Field(
+        0.01, gt=-1, description="share by which int8 may exceed the validation loss of fp32"
+    )

@@ -1,0 +1,123 @@
+"""A small runner of the ONNX graph for parity, losses and golden continuations.
+
+Simple on purpose: inputs are built anew for every step, and there is no scheduler and no sampling.
+It follows the contract to the letter, cache in place included, so that what it verifies is what the
+serving engine runs. It is not the serving engine.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from everloop.errors import ArtifactError
+
+_CPU = ("cpu", 0)
+
+
+def open_session(graph: Path, num_threads: int | None = None) -> ort.InferenceSession:
+    """Load a graph on the CPU; num_threads None = one per core.
+
+    Raises:
+        ArtifactError: onnxruntime refuses the file.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = num_threads or 0
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ArtifactError(f"{graph}: onnxruntime cannot load the graph: {error}.") from error
+
+
+class ReferenceRunner:
+    """One session with a cache of fixed slots.
+
+    Attributes:
+        lengths: cached tokens of each slot; lower one to roll back, 0 frees the slot.
+    """
+
+    def __init__(
+        self, session: ort.InferenceSession, *, slots: int, capacity: int, fill: float = 0.0
+    ) -> None:
+        """Allocate the cache.
+
+        Args:
+            session: of a graph written by `write_graph`.
+            slots: rows that the cache can hold.
+            capacity: tokens of one slot; a step needs cached tokens + its widest row to fit.
+            fill: value of the unused cache; parity uses a large one to prove it is never read.
+        """
+        self._session = session
+        self.capacity = capacity
+        self.lengths = np.zeros(slots, np.int64)
+        self._cache: dict[str, np.ndarray] = {}
+        for tensor in session.get_inputs():
+            if tensor.name.startswith("past_key_values."):
+                _, heads, _, width = tensor.shape
+                self._cache[tensor.name] = np.full(
+                    (slots, heads, capacity, width), fill, np.float32
+                )
+
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        """Start a slot with the first tokens of another."""
+        for tensor in self._cache.values():
+            tensor[target, :, :length] = tensor[source, :, :length]
+        self.lengths[target] = length
+
+    def step(self, work: Mapping[int, Sequence[int]]) -> dict[int, np.ndarray]:
+        """Run the new tokens of some slots in one packed batch.
+
+        Args:
+            work: slot to its new tokens, at least one; slots between them stay idle.
+
+        Returns:
+            Slot to logits [new tokens, vocabulary].
+        """
+        slots = sorted(work)
+        rows = slots[-1] + 1
+        counts = np.zeros(rows, np.int64)
+        counts[slots] = [len(work[slot]) for slot in slots]
+        inputs = _packed_inputs(work, slots, counts, self.lengths[:rows])
+        if int(self.lengths[:rows].max()) + int(counts.max()) > self.capacity:
+            raise ValueError(f"cache of {self.capacity} tokens is too small for this step")
+        binding = self._session.io_binding()
+        binding.bind_output("logits", *_CPU)  # first: get_outputs keeps the order of binding
+        for name, value in inputs.items():
+            binding.bind_cpu_input(name, value)
+        for name, tensor in self._cache.items():
+            output = name.replace("past_key_values.", "present.")
+            view = (np.float32, (rows, *tensor.shape[1:]), tensor.ctypes.data)
+            binding.bind_input(name, *_CPU, *view)
+            binding.bind_output(output, *_CPU, *view)
+        self._session.run_with_iobinding(binding)
+        logits = binding.get_outputs()[0].numpy()
+        self.lengths[:rows] += counts
+        ends = np.cumsum(counts[slots])[:-1]
+        return dict(zip(slots, np.split(logits, ends), strict=True))
+
+
+def _packed_inputs(
+    work: Mapping[int, Sequence[int]], slots: list[int], counts: np.ndarray, lengths: np.ndarray
+) -> dict[str, np.ndarray]:
+    rows, width, tokens = len(counts), int(counts.max()), int(counts.sum())
+    pad_index = np.zeros((rows, width), np.int64)
+    unpad_index = np.zeros(tokens, np.int64)
+    start = 0
+    for slot in slots:
+        end = start + int(counts[slot])
+        pad_index[slot, : end - start] = np.arange(start, end)
+        unpad_index[start:end] = slot * width + np.arange(end - start)
+        start = end
+    totals = lengths + counts
+    return {
+        "input_ids": np.concatenate([np.asarray(work[slot], np.int64) for slot in slots]),
+        "pad_index": pad_index,
+        "unpad_index": unpad_index,
+        "query_seqlens": counts.astype(np.int32),
+        "seqlens_k": np.maximum(totals - 1, 0).astype(np.int32),
+        "total_len": np.array([max(int(totals.max()), width)], np.int32),
+        "logits_index": np.arange(tokens, dtype=np.int64),
+    }
