@@ -1,0 +1,231 @@
+"""The engine beside an event loop: one thread that steps every loaded model version in turn.
+
+The thread shares nothing with the loop but an inbox of commands; the outputs of a round of steps
+reach the loop by one callback. Methods whose names end in `_in_thread` run there, all others on
+the loop.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+
+from everloop.errors import DataError, EngineStoppedError, QueueFullError
+from everloop.manifest import Manifest
+from serving.engine.config import EngineConfig
+from serving.engine.llm_engine import LLMEngine
+from serving.engine.observer import EngineObserver
+from serving.engine.output_stream import Mailbox, OutputStream
+from serving.engine.sampling_params import SamplingParams
+from serving.engine.sequence import RequestOutput
+
+logger = logging.getLogger(__name__)
+
+_ABORT_SECONDS = 10.0  # for the step that is running when requests are aborted
+_MAX_RETRY_SECONDS = 60.0
+
+
+class _Version:
+    """A loaded model version and the unfinished requests that are bound to it."""
+
+    def __init__(self, engine: LLMEngine) -> None:
+        self.engine = engine
+        self.mailboxes: dict[str, Mailbox] = {}
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    def deliver(self, output: RequestOutput) -> None:
+        mailbox = self.mailboxes[output.request_id]
+        mailbox.put(output)
+        if mailbox.is_finished:
+            del self.mailboxes[output.request_id]
+            if not self.mailboxes:
+                self.idle.set()
+
+    def fail_all(self) -> None:
+        for request_id in list(self.mailboxes):
+            self.deliver(RequestOutput(request_id, "", (), "error"))
+
+
+class AsyncEngine:
+    """Serves requests from asyncio, and swaps model versions without losing one.
+
+    Args:
+        config: of every version that is loaded.
+        observer: called in the engine's thread.
+    """
+
+    def __init__(self, config: EngineConfig, observer: EngineObserver | None = None) -> None:
+        self._config = config
+        self._observer = observer
+        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._versions: list[_Version] = []
+        self._current: _Version | None = None
+        self._swap_lock = asyncio.Lock()
+        self._finish_times: deque[float] = deque(maxlen=32)
+        self._thread: threading.Thread | None = None
+        self._is_accepting = False
+        # Of the thread alone.
+        self._stepping: list[_Version] = []
+        self._is_halted = False
+
+    @property
+    def current(self) -> LLMEngine | None:
+        """The version that answers."""
+        return self._current.engine if self._current else None
+
+    @property
+    def versions(self) -> list[str]:
+        """Tags of the loaded versions: the current one, and those that still drain."""
+        return [version.engine.manifest.tag for version in self._versions]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a request would be served now."""
+        return self._is_accepting and self._current is not None
+
+    async def start(self) -> None:
+        """Start the engine's thread."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run_in_thread, name="engine", daemon=True)
+        self._is_accepting = True
+        self._thread.start()
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Refuse new requests, let the others finish, abort what is left, and end the thread."""
+        self._is_accepting = False
+        await asyncio.gather(*(self._drain(version, drain_seconds) for version in self._versions))
+        self._inbox.put(self._halt_in_thread)
+        if self._thread:
+            await asyncio.to_thread(self._thread.join, _ABORT_SECONDS)
+        self._versions.clear()
+        self._current = None
+
+    async def swap(self, folder: Path, grace_seconds: float) -> Manifest:
+        """Load a version, make it the current one, and drop the one before.
+
+        The new version answers from the moment that it is loaded; requests of the old one have
+        the grace to finish and are aborted after it. Returns when the old one is gone.
+
+        Raises:
+            ArtifactError, ConfigError: the version cannot be loaded; nothing has changed.
+            EngineStoppedError: the engine is shutting down.
+        """
+        async with self._swap_lock:
+            engine = await asyncio.to_thread(LLMEngine.load, folder, self._config, self._observer)
+            self._check_accepting()
+            previous, self._current = self._current, _Version(engine)
+            self._versions.append(self._current)
+            self._inbox.put(partial(self._stepping.append, self._current))
+            if previous:
+                await self._drain(previous, grace_seconds)
+                self._versions.remove(previous)
+                self._inbox.put(partial(self._stepping.remove, previous))
+            return engine.manifest
+
+    def generate(
+        self,
+        prompt_token_ids: list[int],
+        params: SamplingParams,
+        request_id: str,
+        version: LLMEngine | None = None,
+    ) -> OutputStream:
+        """Queue a request with the current version, or another loaded one, as of this call.
+
+        Raises:
+            PromptTooLongError, DataError: the model cannot take it, or the id is in use.
+            QueueFullError: too many requests are waiting.
+            EngineStoppedError: the engine is shutting down, or has no such version.
+        """
+        self._check_accepting()
+        target = self._find(version)
+        target.engine.check_request(prompt_token_ids, params)
+        if request_id in target.mailboxes:
+            raise DataError(f"request id {request_id} is still in use.")
+        if len(target.mailboxes) >= self._config.max_num_seqs + self._config.max_queue:
+            raise QueueFullError(
+                f"{self._config.max_queue} requests are waiting (engine.max_queue). Try again.",
+                self._retry_after_seconds(),
+            )
+        mailbox = target.mailboxes[request_id] = Mailbox()
+        target.idle.clear()
+        add = target.engine.add_request
+        self._inbox.put(partial(add, request_id, prompt_token_ids, params, time.monotonic()))
+        return OutputStream(request_id, mailbox, partial(self._abort, target, request_id))
+
+    def _check_accepting(self) -> None:
+        if not self._is_accepting:
+            raise EngineStoppedError("the engine is not running; try again when it is.")
+
+    def _find(self, engine: LLMEngine | None) -> _Version:
+        if engine is None and self._current:
+            return self._current
+        for version in self._versions:
+            if version.engine is engine:
+                return version
+        raise EngineStoppedError("no such model version is loaded; try again with the current one.")
+
+    def _retry_after_seconds(self) -> float:
+        """Time in which one request finishes, by the last few."""
+        times = self._finish_times
+        seconds = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 1.0
+        return min(max(seconds, 1.0), _MAX_RETRY_SECONDS)
+
+    def _abort(self, version: _Version, request_id: str) -> None:
+        self._inbox.put(partial(version.engine.abort_request, request_id))
+
+    async def _drain(self, version: _Version, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(version.idle.wait(), seconds)
+        except TimeoutError:
+            logger.warning("drain ended, aborting requests=%d", len(version.mailboxes))
+            for request_id in version.mailboxes:
+                self._abort(version, request_id)
+            try:
+                await asyncio.wait_for(version.idle.wait(), _ABORT_SECONDS)
+            except TimeoutError:
+                version.fail_all()
+
+    def _deliver(self, round_outputs: list[tuple[_Version, list[RequestOutput]]]) -> None:
+        for version, outputs in round_outputs:
+            for output in outputs:
+                if output.request_id in version.mailboxes:
+                    version.deliver(output)
+                if output.finish_reason:
+                    self._finish_times.append(time.monotonic())
+
+    def _give_up(self) -> None:
+        self._is_accepting = False
+        for version in self._versions:
+            version.fail_all()
+
+    def _run_in_thread(self) -> None:
+        try:
+            while not self._is_halted:
+                self._take_commands_in_thread()
+                outputs = [
+                    (version, version.engine.step())
+                    for version in self._stepping
+                    if version.engine.has_unfinished
+                ]
+                if any(new for _, new in outputs):
+                    self._loop.call_soon_threadsafe(self._deliver, outputs)
+        except Exception:
+            logger.exception("the engine's thread died")
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._give_up)
+
+    def _take_commands_in_thread(self) -> None:
+        """Run what the loop asked for; without unfinished requests, wait for it."""
+        if not any(version.engine.has_unfinished for version in self._stepping):
+            self._inbox.get()()
+        while not self._inbox.empty():
+            self._inbox.get()()
+
+    def _halt_in_thread(self) -> None:
+        self._is_halted = True

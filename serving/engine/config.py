@@ -1,0 +1,50 @@
+"""Limits and threads of the engine: the table [engine] of a run."""
+
+import os
+
+import psutil
+from pydantic import Field, model_validator
+
+from everloop.settings import Config
+
+
+class EngineConfig(Config):
+    """What a loaded model version may use of the machine."""
+
+    max_num_seqs: int = Field(
+        32, ge=1, le=1024, description="sequences that run at once; each reserves a cache slot"
+    )
+    max_num_batched_tokens: int = Field(
+        256, ge=1, description="new tokens of one step: bounds what a long prompt delays others by"
+    )
+    max_queue: int = Field(256, ge=1, description="waiting requests; one more is refused")
+    num_threads: int | None = Field(None, ge=1, description="None for the number of cores")
+    allow_spinning: bool = Field(
+        False, description="threads that wait burn their core: only on a machine of one's own"
+    )
+    max_memory_bytes: int | None = Field(
+        None, ge=1, description="of weights and cache; None for what the machine has free"
+    )
+
+    @model_validator(mode="after")
+    def _check_budget(self) -> "EngineConfig":
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ValueError(
+                f"max_num_batched_tokens ({self.max_num_batched_tokens}) must be at least "
+                f"max_num_seqs ({self.max_num_seqs}), so that every sequence can decode"
+            )
+        return self
+
+    @property
+    def threads(self) -> int:
+        """Threads of the session: as set, else the physical cores this process may use."""
+        if self.num_threads:
+            return self.num_threads
+        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+        physical = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+        return min(physical, allowed or physical)
+
+    @property
+    def memory_limit_bytes(self) -> int:
+        """Memory for weights and cache: as set, else what is free now."""
+        return self.max_memory_bytes or int(psutil.virtual_memory().available)

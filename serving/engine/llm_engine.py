@@ -1,0 +1,293 @@
+"""One model version that generates: requests in, one step at a time, text out.
+
+Synchronous, without threads and without asyncio: whoever calls `step` owns the engine.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import Sequence as Many
+from pathlib import Path
+
+from everloop.errors import DataError, EngineError, PromptTooLongError
+from everloop.manifest import Manifest, verify
+from serving.engine import sampler
+from serving.engine.cache import SlotCache
+from serving.engine.config import EngineConfig
+from serving.engine.detokenizer import Detokenizer
+from serving.engine.loading import (
+    check_golden,
+    check_memory,
+    load_chat_template,
+    load_tokenizer,
+)
+from serving.engine.model_runner import ModelRunner
+from serving.engine.observer import EngineObserver, SilentObserver
+from serving.engine.sampling_params import SamplingParams
+from serving.engine.scheduler import ScheduledRow, Scheduler
+from serving.engine.sequence import FinishReason, GenerationResult, RequestOutput, Sequence
+
+logger = logging.getLogger(__name__)
+
+
+class LLMEngine:
+    """A loaded model version with its queue, its cache and its running sequences.
+
+    Attributes:
+        manifest: of the version.
+        tokenizer: of the version.
+        chat_template: None for a model that only completes text.
+    """
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, config: EngineConfig, observer: EngineObserver
+    ) -> None:
+        self.manifest = manifest
+        self.tokenizer = load_tokenizer(folder, manifest)
+        self.chat_template = load_chat_template(folder, manifest, self.tokenizer)
+        self._eos_token_ids = frozenset(manifest.special_tokens.eos_token_ids)
+        self._tag = manifest.tag
+        self._observer = observer
+        self._model_runner = ModelRunner(folder, manifest, config)
+        self._cache = SlotCache(config.max_num_seqs)
+        self._scheduler = Scheduler(
+            self._cache, config.max_num_batched_tokens, manifest.max_query_len
+        )
+        self._sequences: dict[str, Sequence] = {}
+        self._aborted: list[RequestOutput] = []
+
+    @classmethod
+    def load(
+        cls, folder: Path, config: EngineConfig, observer: EngineObserver | None = None
+    ) -> "LLMEngine":
+        """Open a model version and prove that it generates what it generated when it was exported.
+
+        Raises:
+            ArtifactError: a file is missing, changed or of another kind, or a golden continuation
+                comes out differently.
+            ConfigError: weights and cache need more memory than there is.
+        """
+        started = time.monotonic()
+        manifest = verify(folder)
+        check_memory(folder, manifest, config)
+        engine = cls(folder, manifest, config, SilentObserver())
+        engine._run_probe(0, min(config.max_num_batched_tokens, manifest.max_query_len))
+        check_golden(engine.generate, folder)
+        engine._cache.clear()
+        engine._observer = observer or engine._observer
+        seconds = time.monotonic() - started
+        logger.info("model loaded version=%s seconds=%.2f", manifest.tag, seconds)
+        return engine
+
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether `step` has something to do."""
+        return bool(self._sequences or self._aborted)
+
+    def check_request(self, prompt_token_ids: list[int], params: SamplingParams) -> None:
+        """Refuse what the model cannot take; changes nothing, so any thread may call it.
+
+        Raises:
+            PromptTooLongError: prompt and answer together exceed the model's context.
+            DataError: the prompt is empty or has a token that the model does not know.
+        """
+        if not prompt_token_ids:
+            raise DataError("the prompt is empty; give at least one token.")
+        limit = self.manifest.max_model_len
+        if len(prompt_token_ids) + params.max_tokens > limit:
+            raise PromptTooLongError(
+                f"the prompt has {len(prompt_token_ids)} tokens and max_tokens is "
+                f"{params.max_tokens}; together the model takes {limit} (max_model_len). Shorten "
+                "the prompt or lower max_tokens."
+            )
+        low, high = min(prompt_token_ids), max(prompt_token_ids)
+        if low < 0 or high >= self.manifest.vocab_size:
+            raise DataError(
+                f"the prompt has token ids from {low} to {high}; the model knows 0 to "
+                f"{self.manifest.vocab_size - 1}. Use the tokenizer of {self._tag}."
+            )
+
+    def add_request(
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        params: SamplingParams,
+        arrival_time: float | None = None,
+    ) -> None:
+        """Queue a request.
+
+        Args:
+            request_id: unique among the unfinished requests.
+            prompt_token_ids: at least one token.
+            params: how to sample and when to end.
+            arrival_time: time.monotonic() of its arrival; None for now.
+
+        Raises:
+            PromptTooLongError, DataError: see `check_request`; or the id is taken.
+        """
+        self.check_request(prompt_token_ids, params)
+        if request_id in self._sequences:
+            raise DataError(f"request id {request_id} is still in use.")
+        sequence = Sequence(
+            request_id,
+            list(prompt_token_ids),
+            params,
+            seed=secrets.randbits(64) if params.seed is None else params.seed,
+            detokenizer=Detokenizer(self.tokenizer, params.stop),
+            arrival_time=time.monotonic() if arrival_time is None else arrival_time,
+        )
+        self._sequences[request_id] = sequence
+        self._scheduler.add(sequence)
+
+    def abort_request(self, request_id: str) -> None:
+        """End a request now; the next step gives its last output. Unknown ids are finished ones."""
+        sequence = self._sequences.get(request_id)
+        if sequence is not None:
+            self._aborted.append(self._finish(sequence, "abort", time.monotonic()))
+
+    def step(self) -> list[RequestOutput]:
+        """Run one step over every sequence that has a place in it, and give what came out.
+
+        A batch that fails ends its own requests with the reason "error" and no others.
+        """
+        started = time.monotonic()
+        outputs, self._aborted = self._aborted, []
+        schedule = self._scheduler.schedule()
+        for sequence in schedule.admitted:
+            self._note_scheduled(sequence, started)
+        for rows in schedule.batches:
+            try:
+                tokens = self._sample(rows)
+            except Exception:
+                logger.exception("step failed version=%s requests=%d", self._tag, len(rows))
+                outputs += self._fail(rows)
+            else:
+                outputs += self._advance(rows, tokens, time.monotonic())
+        self._observe_step(sum(map(len, schedule.batches)), time.monotonic() - started)
+        return outputs
+
+    def generate(
+        self, prompts: Many[list[int]], params: SamplingParams | Many[SamplingParams]
+    ) -> list[GenerationResult]:
+        """Generate for many prompts, offline; results come in the order of the prompts.
+
+        Raises:
+            PromptTooLongError, DataError: see `check_request`; nothing was generated.
+            EngineError: the engine is serving other requests.
+        """
+        if self.has_unfinished:
+            raise EngineError("the engine is serving requests; generate offline on one of its own.")
+        each = [params] * len(prompts) if isinstance(params, SamplingParams) else params
+        for prompt, one in zip(prompts, each, strict=True):
+            self.check_request(prompt, one)
+        for index, (prompt, one) in enumerate(zip(prompts, each, strict=True)):
+            self.add_request(str(index), prompt, one)
+        collected: list[list[RequestOutput]] = [[] for _ in prompts]
+        while self.has_unfinished:
+            for output in self.step():
+                collected[int(output.request_id)].append(output)
+        return [GenerationResult.join(outputs) for outputs in collected]
+
+    def _sample(self, rows: list[ScheduledRow]) -> list[int]:
+        logits = self._model_runner.run(rows)
+        sampled = [row.sequence for row in rows if row.is_sampled]
+        return sampler.sample(
+            logits,
+            [sequence.params for sequence in sampled],
+            [sequence.seed for sequence in sampled],
+            [sequence.num_completion_tokens for sequence in sampled],
+        )
+
+    def _advance(
+        self, rows: list[ScheduledRow], tokens: list[int], now: float
+    ) -> list[RequestOutput]:
+        outputs = []
+        remaining = iter(tokens)
+        for row in rows:
+            row.sequence.num_computed_tokens += len(row.token_ids)
+            if row.is_sampled:
+                outputs.append(self._append(row.sequence, next(remaining), now))
+        return outputs
+
+    def _append(self, sequence: Sequence, token: int, now: float) -> RequestOutput:
+        sequence.token_ids.append(token)
+        self._note_token(sequence, now)
+        if token in self._eos_token_ids and not sequence.params.ignore_eos:
+            return self._finish(sequence, "stop", now, sequence.detokenizer.flush(), (token,))
+        text = sequence.detokenizer.add(token)
+        if sequence.detokenizer.is_stopped:
+            return self._finish(sequence, "stop", now, text, (token,))
+        if sequence.num_completion_tokens >= sequence.params.max_tokens:
+            text += sequence.detokenizer.flush()
+            return self._finish(sequence, "length", now, text, (token,))
+        return RequestOutput(sequence.seq_id, text, (token,), None)
+
+    def _finish(
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        now: float,
+        text: str = "",
+        token_ids: tuple[int, ...] = (),
+    ) -> RequestOutput:
+        # After a failed run nobody knows what its slots hold.
+        self._scheduler.finish(sequence, keep_prefix=reason != "error")
+        del self._sequences[sequence.seq_id]
+        decode_seconds = now - (sequence.first_token_time or now)
+        self._observer.finished(
+            self._tag,
+            reason,
+            sequence.num_prompt_tokens,
+            sequence.num_completion_tokens,
+            decode_seconds,
+        )
+        cached = sequence.num_cached_tokens
+        return RequestOutput(sequence.seq_id, text, token_ids, reason, sequence.times(now), cached)
+
+    def _fail(self, rows: list[ScheduledRow]) -> list[RequestOutput]:
+        slot = rows[0].sequence.slot or 0
+        now = time.monotonic()
+        outputs = [self._finish(row.sequence, "error", now) for row in rows]
+        try:
+            self._run_probe(slot, 1)
+        except EngineError:
+            logger.warning("session refuses further runs, opening it again version=%s", self._tag)
+            self._model_runner.reopen()
+        return outputs
+
+    def _run_probe(self, slot: int, num_tokens: int) -> None:
+        """Run padding in a free slot: to warm the session up, or to see whether it still works."""
+        probe = Sequence(
+            "probe",
+            [self.manifest.special_tokens.pad_token_id] * num_tokens,
+            SamplingParams(max_tokens=1, temperature=0.0),
+            seed=0,
+            detokenizer=Detokenizer(self.tokenizer),
+            arrival_time=0.0,
+            slot=slot,
+        )
+        self._model_runner.run([ScheduledRow(probe, probe.token_ids, is_sampled=True)])
+
+    def _note_scheduled(self, sequence: Sequence, now: float) -> None:
+        sequence.scheduled_time = now
+        self._observer.scheduled(
+            self._tag,
+            now - sequence.arrival_time,
+            sequence.num_prompt_tokens,
+            sequence.num_cached_tokens,
+        )
+
+    def _note_token(self, sequence: Sequence, now: float) -> None:
+        if sequence.last_token_time is None:
+            sequence.first_token_time = now
+            prefill_seconds = now - (sequence.scheduled_time or now)
+            self._observer.first_token(self._tag, now - sequence.arrival_time, prefill_seconds)
+        else:
+            self._observer.inter_token(self._tag, now - sequence.last_token_time)
+        sequence.last_token_time = now
+
+    def _observe_step(self, batch_size: int, seconds: float) -> None:
+        if batch_size:
+            self._observer.step(self._tag, seconds, batch_size)
+        running, waiting = len(self._scheduler.running), len(self._scheduler.waiting)
+        self._observer.load(self._tag, running, waiting, self._cache.usage_ratio)

@@ -1,0 +1,121 @@
+"""One request in the engine: its tokens, its place in the cache, and what others see of it."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Literal
+
+from serving.engine.detokenizer import Detokenizer
+from serving.engine.sampling_params import SamplingParams
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+class SequenceStatus(Enum):
+    """A sequence waits for a slot, runs in one, and has given it back."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTimes:
+    """When things happened to a request, by time.monotonic(); None for what never did."""
+
+    arrival: float
+    scheduled: float | None = None
+    first_token: float | None = None
+    finished: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutput:
+    """What one step added to one request.
+
+    Attributes:
+        text: new text, whole characters only; may be empty while the text could become a stop.
+        token_ids: the new tokens; an end token is among them though it has no text.
+        finish_reason: None until the last output.
+        times, num_cached_tokens: set on the last output; the tokens of the prompt that were reused
+            from an earlier request.
+    """
+
+    request_id: str
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None
+    times: RequestTimes | None = None
+    num_cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """A finished generation, offline."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+
+    @classmethod
+    def join(cls, outputs: list[RequestOutput]) -> "GenerationResult":
+        """Put the outputs of one request, of all steps, together."""
+        return cls(
+            "".join(output.text for output in outputs),
+            tuple(token_id for output in outputs for token_id in output.token_ids),
+            outputs[-1].finish_reason or "error",
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A request on its way through the engine.
+
+    Attributes:
+        token_ids: the prompt, then the completion.
+        num_computed_tokens: how many of token_ids have their state in the slot.
+        num_cached_tokens: how many of those came from an earlier request.
+        slot: the row of the state tensors that it owns while it runs.
+        seed: of its random numbers, set whether or not the request named one.
+    """
+
+    seq_id: str
+    token_ids: list[int]
+    params: SamplingParams
+    seed: int
+    detokenizer: Detokenizer
+    arrival_time: float
+    num_prompt_tokens: int = field(init=False)
+    num_computed_tokens: int = 0
+    num_cached_tokens: int = 0
+    slot: int | None = None
+    status: SequenceStatus = SequenceStatus.WAITING
+    scheduled_time: float | None = None
+    first_token_time: float | None = None
+    last_token_time: float | None = None
+
+    def __post_init__(self) -> None:
+        self.num_prompt_tokens = len(self.token_ids)
+
+    @property
+    def prompt_token_ids(self) -> list[int]:
+        """The tokens that the request came with."""
+        return self.token_ids[: self.num_prompt_tokens]
+
+    @property
+    def completion_token_ids(self) -> list[int]:
+        """The tokens that were generated."""
+        return self.token_ids[self.num_prompt_tokens :]
+
+    @property
+    def num_completion_tokens(self) -> int:
+        """How many tokens were generated."""
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_pending_tokens(self) -> int:
+        """Tokens that must still run before the next can be sampled: 1 in decode, else prefill."""
+        return len(self.token_ids) - self.num_computed_tokens
+
+    def times(self, finished: float) -> RequestTimes:
+        """The request's times, once it has ended."""
+        return RequestTimes(self.arrival_time, self.scheduled_time, self.first_token_time, finished)
