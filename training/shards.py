@@ -5,11 +5,11 @@
 from the dataset.
 """
 
-import hashlib
 import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,12 +20,13 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer
 
 from everloop.errors import DataError
+from everloop.manifest import sha256_file
 from everloop.records import DatasetRow, Record
-from training.tokenizer import END_OF_TEXT, encode_plain
+from training.tokenizer import END_OF_TEXT, encode_plain, load_tokenizer
+from training.tokenizer import FILE_NAME as TOKENIZER_FILE
 
 INFO = "shards.json"
-Split = Literal["train", "validation"]
-SPLITS: tuple[Split, ...] = ("train", "validation")
+SPLITS = ("train", "validation")
 Tokens = NDArray[np.unsignedinteger]  # uint16 or uint32
 _BATCH_CHARACTERS = 1_000_000
 
@@ -34,40 +35,48 @@ class ShardInfo(Record):
     """The content of shards.json."""
 
     dtype: Literal["uint16", "uint32"]
-    tokens: dict[Split, int]
-    text_bytes: dict[Split, int]  # UTF-8 bytes of the texts, without separators
-    documents: dict[Split, int]
+    tokens: dict[str, int]
+    text_bytes: dict[str, int]  # UTF-8 bytes of the texts, without separators
+    documents: dict[str, int]
     tokenizer_sha256: str
     dataset_id: str
 
-    def bytes_per_token(self, split: Split) -> float:
-        """Bytes of text per token, to turn nats per token into bits per byte."""
-        return self.text_bytes[split] / self.tokens[split]
-
 
 def write_shards(
-    rows: Iterable[DatasetRow], tokenizer: Tokenizer, folder: Path, dataset_id: str
+    rows: Iterable[DatasetRow], tokenizer: Path, folder: Path, dataset_id: str
 ) -> ShardInfo:
     """Encode the texts of a dataset version; the same version and tokenizer are encoded once.
 
     Args:
         rows: of the dataset; conversations and hold-out rows are passed over.
-        tokenizer: knows `<|endoftext|>`.
+        tokenizer: folder of the tokenizer.
         folder: is replaced as a whole when all is written.
         dataset_id: of the dataset version, recorded.
 
     Raises:
-        DataError: a split has no text.
+        DataError: a split has no text, or the tokenizer is damaged or lacks `<|endoftext|>`.
     """
-    digest = hashlib.sha256(tokenizer.to_str().encode("utf-8")).hexdigest()
-    if (folder / INFO).is_file():
-        found = read_shard_info(folder)
-        if (found.dataset_id, found.tokenizer_sha256) == (dataset_id, digest):
-            return found
+    encoder = load_tokenizer(tokenizer)
+    digest = sha256_file(tokenizer / TOKENIZER_FILE)
+    found = _reusable(folder)
+    if found and (found.dataset_id, found.tokenizer_sha256) == (dataset_id, digest):
+        return found
     staging = folder.with_name(f".{folder.name}-{os.getpid()}-{uuid.uuid4().hex}")
     staging.mkdir(parents=True)
     try:
-        info = _write(rows, tokenizer, staging, dataset_id, digest)
+        counts = _write_tokens(rows, encoder, staging, dataset_id)
+        tokens, text_bytes, documents = (
+            {split: int(counts[split][column]) for split in SPLITS} for column in range(3)
+        )
+        info = ShardInfo(
+            dtype=_dtype(encoder),
+            tokens=tokens,
+            text_bytes=text_bytes,
+            documents=documents,
+            tokenizer_sha256=digest,
+            dataset_id=dataset_id,
+        )
+        (staging / INFO).write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         staging.rename(folder)
     finally:
@@ -99,11 +108,13 @@ class TokenShard:
     """
 
     tokens: Tokens
-    info: ShardInfo
+    dataset_id: str
+    tokenizer_sha256: str  # of tokenizer.json
+    bytes_per_token: float  # turns nats per token into bits per byte
 
     @classmethod
-    def open(cls, folder: Path, split: Split) -> "TokenShard":
-        """Map the tokens of a split.
+    def open(cls, folder: Path, split: str) -> "TokenShard":
+        """Map the tokens of a split, train or validation.
 
         Raises:
             DataError: there are no shards, or their length is not the recorded one.
@@ -111,13 +122,18 @@ class TokenShard:
         info = read_shard_info(folder)
         path = folder / f"{split}.bin"
         dtype = np.dtype(info.dtype).newbyteorder("<")
-        expected = info.tokens[split] * dtype.itemsize
+        expected = info.tokens.get(split, 0) * dtype.itemsize
         found = path.stat().st_size if path.is_file() else 0
-        if found != expected:
+        if found != expected or not found:
             raise DataError(
                 f"{path} has {found:,} bytes, {INFO} says {expected:,}. Write the shards again."
             )
-        return cls(np.memmap(path, dtype=dtype, mode="r"), info)
+        return cls(
+            tokens=np.memmap(path, dtype=dtype, mode="r"),
+            dataset_id=info.dataset_id,
+            tokenizer_sha256=info.tokenizer_sha256,
+            bytes_per_token=info.text_bytes[split] / info.tokens[split],
+        )
 
     def windows(self, context_length: int) -> Tokens:
         """Cut the tokens into windows that predict every token but the first once.
@@ -141,45 +157,47 @@ class TokenShard:
         return windows[::context_length]
 
 
-def _write(
-    rows: Iterable[DatasetRow], tokenizer: Tokenizer, folder: Path, dataset_id: str, digest: str
-) -> ShardInfo:
-    dtype: Literal["uint16", "uint32"] = (
-        "uint16" if tokenizer.get_vocab_size() <= 1 << 16 else "uint32"
-    )
-    separator = tokenizer.token_to_id(END_OF_TEXT)
-    counts = {split: np.zeros(3, dtype=np.int64) for split in SPLITS}  # tokens, bytes, documents
-    files = {split: (folder / f"{split}.bin").open("wb") for split in SPLITS}
+def _reusable(folder: Path) -> ShardInfo | None:
+    """The shards of a folder, unless there are none or they are damaged."""
     try:
+        for split in SPLITS:
+            TokenShard.open(folder, split)
+        return read_shard_info(folder)
+    except DataError:
+        return None
+
+
+def _dtype(tokenizer: Tokenizer) -> Literal["uint16", "uint32"]:
+    return "uint16" if tokenizer.get_vocab_size() <= 1 << 16 else "uint32"
+
+
+def _write_tokens(
+    rows: Iterable[DatasetRow], tokenizer: Tokenizer, folder: Path, dataset_id: str
+) -> dict[str, NDArray[np.int64]]:
+    """Write the token files; returns tokens, bytes of text and documents per split."""
+    separator = tokenizer.token_to_id(END_OF_TEXT)
+    if separator is None:
+        raise DataError(f"the tokenizer has no {END_OF_TEXT}, which separates documents.")
+    dtype = np.dtype(_dtype(tokenizer)).newbyteorder("<")
+    counts = {split: np.zeros(3, dtype=np.int64) for split in SPLITS}
+    with ExitStack() as stack:
+        files = {
+            split: stack.enter_context((folder / f"{split}.bin").open("wb")) for split in SPLITS
+        }
         for split, texts in _batches(rows):
-            size_bytes = sum(len(text.encode("utf-8")) for text in texts)
             ids = [token for text in encode_plain(tokenizer, texts) for token in (*text, separator)]
-            files[split].write(np.array(ids, dtype=np.dtype(dtype).newbyteorder("<")).tobytes())
+            files[split].write(np.array(ids, dtype=dtype).tobytes())
+            size_bytes = sum(len(text.encode("utf-8")) for text in texts)
             counts[split] += (len(ids), size_bytes, len(texts))
-    finally:
-        for file in files.values():
-            file.close()
     for split in SPLITS:
         if not counts[split][2]:
             raise DataError(f"dataset {dataset_id} has no text in its {split} split to encode.")
-    tokens, text_bytes, documents = (
-        {split: int(counts[split][column]) for split in SPLITS} for column in range(3)
-    )
-    info = ShardInfo(
-        dtype=dtype,
-        tokens=tokens,
-        text_bytes=text_bytes,
-        documents=documents,
-        tokenizer_sha256=digest,
-        dataset_id=dataset_id,
-    )
-    (folder / INFO).write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    return info
+    return counts
 
 
-def _batches(rows: Iterable[DatasetRow]) -> Iterator[tuple[Split, list[str]]]:
+def _batches(rows: Iterable[DatasetRow]) -> Iterator[tuple[str, list[str]]]:
     """Gather texts of one split until there is enough to encode in parallel."""
-    held: dict[Split, list[str]] = {split: [] for split in SPLITS}
+    held: dict[str, list[str]] = {split: [] for split in SPLITS}
     sizes = dict.fromkeys(SPLITS, 0)
     for row in rows:
         if row.text is None or row.split == "holdout":

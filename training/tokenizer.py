@@ -6,6 +6,7 @@ through `encode_plain`.
 """
 
 import itertools
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -89,7 +90,8 @@ def encode_plain(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     before = tokenizer.encode_special_tokens
     tokenizer.encode_special_tokens = True
     try:
-        return [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+        encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
     finally:
         tokenizer.encode_special_tokens = before
 
@@ -123,11 +125,14 @@ def _save(tokenizer: Tokenizer, folder: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
     folder.mkdir(parents=True, exist_ok=True)
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=END_OF_TEXT,
-        eos_token=IM_END,
-        pad_token=END_OF_TEXT,
-        chat_template=CHAT_TEMPLATE,
-        clean_up_tokenization_spaces=False,
-    ).save_pretrained(folder)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as staging:
+        PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            bos_token=END_OF_TEXT,
+            eos_token=IM_END,
+            pad_token=END_OF_TEXT,
+            chat_template=CHAT_TEMPLATE,
+            clean_up_tokenization_spaces=False,
+        ).save_pretrained(staging)
+        for path in Path(staging).iterdir():
+            path.replace(folder / path.name)
