@@ -1,0 +1,1 @@
+"""The OpenAI-compatible API over the engine: plain Starlette, testable without BentoML."""

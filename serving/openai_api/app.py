@@ -1,0 +1,117 @@
+"""The Starlette app: routes, their names, and what wraps them.
+
+Made from an engine, a recorder, an observer and a metrics callable, so that tests and the BentoML
+service make it alike. It loads no model and opens no store.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+from serving.openai_api.chat_completions import create_chat_completion
+from serving.openai_api.completions import create_completion
+from serving.openai_api.config import ServerConfig
+from serving.openai_api.errors import describe
+from serving.openai_api.feedback import create_feedback, list_feedback
+from serving.openai_api.health import livez, metrics, readyz, watch_event_loop
+from serving.openai_api.middleware import (
+    BodyLimit,
+    ErrorEnvelope,
+    RequestCounter,
+    RequestIds,
+    error_response,
+)
+from serving.openai_api.models import list_models, retrieve_model
+from serving.openai_api.observer import ServerObserver
+from serving.openai_api.openapi import openapi
+from serving.openai_api.recorder import Recorder
+from serving.openai_api.state import ApiState
+
+if TYPE_CHECKING:
+    from serving.engine.async_engine import AsyncEngine
+
+_CHAT_PAGE = Path(__file__).parents[1] / "chat_page" / "index.html"
+_PAGE_HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+
+
+def create_app(
+    engine: "AsyncEngine",
+    recorder: Recorder,
+    observer: ServerObserver,
+    metrics: Callable[[str], tuple[bytes, str]],
+    config: ServerConfig,
+) -> Starlette:
+    """Make the API.
+
+    Args:
+        engine: answers requests; may have no model yet.
+        recorder: keeps interactions and feedback.
+        observer: counts.
+        metrics: Accept header -> exposition and its content type.
+        config: limits.
+
+    Returns:
+        The app; its `state.api` is the ApiState, whose `is_draining` the owner sets.
+    """
+    app = Starlette(
+        routes=_routes(),
+        middleware=[
+            Middleware(RequestIds),
+            Middleware(RequestCounter, observer=observer),
+            Middleware(ErrorEnvelope),
+            Middleware(BodyLimit, max_bytes=config.max_body_bytes),
+        ],
+        exception_handlers={HTTPException: _answer_http_exception},
+        lifespan=_lifespan,
+    )
+    app.state.api = ApiState(engine, recorder, observer, metrics, config)
+    return app
+
+
+def _routes() -> list[Route]:
+    return [
+        Route("/v1/chat/completions", create_chat_completion, methods=["POST"], name="chat"),
+        Route("/v1/completions", create_completion, methods=["POST"], name="completions"),
+        Route("/v1/models", list_models, name="models"),
+        Route("/v1/models/{model}", retrieve_model, name="models"),
+        Route("/v1/feedback", create_feedback, methods=["POST"], name="feedback"),
+        Route("/v1/feedback", list_feedback, methods=["GET"], name="feedback"),
+        Route("/livez", livez, name="health"),
+        Route("/readyz", readyz, name="health"),
+        Route("/healthz", livez, name="health"),
+        Route("/metrics", metrics, name="metrics"),
+        Route("/openapi.json", openapi, name="openapi"),
+        Route("/", _chat_page, name="page"),
+    ]
+
+
+async def _chat_page(_request: Request) -> Response:
+    return FileResponse(_CHAT_PAGE, media_type="text/html", headers=_PAGE_HEADERS)
+
+
+async def _answer_http_exception(_request: Request, error: Exception) -> Response:
+    return error_response(describe(error))
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    watch = asyncio.create_task(watch_event_loop(app.state.api.observer))
+    try:
+        yield
+    finally:
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)

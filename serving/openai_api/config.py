@@ -1,0 +1,28 @@
+"""The table [server] of a run: limits of the API and the pace of the service around it."""
+
+from pydantic import Field
+
+from everloop.settings import Config
+
+
+class ServerConfig(Config):
+    """Limits of the API, and how the service follows the store."""
+
+    default_max_tokens: int = Field(
+        256, ge=1, description="Answer length of a chat request that names none, if it fits."
+    )
+    max_body_bytes: int = Field(
+        4 * 2**20, ge=1024, description="Longest request body that is read."
+    )
+    first_token_timeout_seconds: float = Field(
+        300.0, gt=0, description="A request that has no token after this time is given up."
+    )
+    poll_seconds: float = Field(
+        1.0, gt=0, description="How often the store is asked which version is the champion."
+    )
+    swap_grace_seconds: float = Field(
+        120.0, ge=0, description="How long a replaced version may finish the answers it began."
+    )
+    drain_seconds: float = Field(
+        5.0, ge=0, description="How long a stopping service waits for its last records."
+    )

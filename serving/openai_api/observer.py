@@ -1,0 +1,54 @@
+"""What the API reports to whoever counts. monitoring/metrics.py implements it."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from starlette.types import Scope
+
+RequestStatus = Literal["ok", "client_abort", "timeout", "rejected", "error"]
+Rating = Literal["positive", "negative", "comment", "demonstration", "other"]
+
+_SCOPE_KEY = "everloop.request"
+
+
+class ServerObserver(Protocol):
+    """Hear about requests, feedback and the service around them. Calls must not block."""
+
+    def request(self, route: str, model: str, status: str, stream: bool, seconds: float) -> None:
+        """A request was answered or given up; `status` is a RequestStatus, `model` a tag or ""."""
+
+    def feedback(self, rating: str) -> None:
+        """Feedback was stored; `rating` is a Rating."""
+
+    def swap(self, result: str) -> None:
+        """A change of the served version ended: ok or failed."""
+
+    def model(self, model: str, version: str, precision: str, provider: str) -> None:
+        """This version answers from now on."""
+
+    def event_loop_lag(self, seconds: float) -> None:
+        """The event loop woke up so late."""
+
+    def store_dropped(self, count: int) -> None:
+        """So many interactions could not be recorded."""
+
+
+@dataclass(slots=True)
+class RequestFacts:
+    """What a handler finds out about its request, for the count that the middleware makes."""
+
+    id: str
+    model: str = ""
+    stream: bool = False
+    status: RequestStatus | None = None  # None: follows from the HTTP status
+
+
+def attach_facts(scope: Scope, facts: RequestFacts) -> None:
+    """Give a request its facts."""
+    scope[_SCOPE_KEY] = facts
+
+
+def facts_of(scope: Scope) -> RequestFacts:
+    """Find the facts of a request."""
+    facts: RequestFacts = scope[_SCOPE_KEY]
+    return facts

@@ -1,0 +1,72 @@
+"""An app over scripted neighbours, and a live server of it for each test that asks."""
+
+from collections.abc import Iterator
+
+import httpx
+import openai
+import pytest
+from starlette.applications import Starlette
+
+from serving.openai_api.app import create_app
+from serving.openai_api.config import ServerConfig
+from tests.serving.fakes import MemoryRecorder, ObserverLog, ScriptedEngine, Stage, live_server
+
+
+@pytest.fixture
+def engine() -> ScriptedEngine:
+    return ScriptedEngine()
+
+
+@pytest.fixture
+def recorder() -> MemoryRecorder:
+    return MemoryRecorder()
+
+
+@pytest.fixture
+def observer() -> ObserverLog:
+    return ObserverLog()
+
+
+@pytest.fixture
+def config() -> ServerConfig:
+    return ServerConfig()
+
+
+@pytest.fixture
+def app(
+    engine: ScriptedEngine, recorder: MemoryRecorder, observer: ObserverLog, config: ServerConfig
+) -> Starlette:
+    return create_app(engine, recorder, observer, lambda accept: (b"up 1\n", "text/plain"), config)
+
+
+@pytest.fixture(scope="session")
+def stage() -> Iterator[tuple[Stage, str]]:
+    """One server for all tests: starting and stopping it would take longer than they do."""
+    stage = Stage()
+    with live_server(stage, lifespan="off") as address:
+        yield stage, address
+
+
+@pytest.fixture
+def url(stage: tuple[Stage, str], app: Starlette) -> str:
+    stage[0].app = app
+    return stage[1]
+
+
+@pytest.fixture
+def http(url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url, timeout=10, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(
+        base_url=f"{url}/v1",
+        api_key="unused",
+        max_retries=0,
+        timeout=10,
+        _strict_response_validation=True,
+        http_client=openai.DefaultHttpxClient(trust_env=False),
+    ) as client:
+        yield client
