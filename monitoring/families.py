@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-ROUTES = ("chat", "completions", "other")
+GENERATING_ROUTES = ("chat", "completions")  # the only ones that a model version answers
+ROUTES = (*GENERATING_ROUTES, "models", "feedback", "other")
 STATUSES = ("ok", "client_abort", "timeout", "rejected", "error")
 FINISH_REASONS = ("stop", "length", "abort", "error")
 RATINGS = ("positive", "negative", "comment", "demonstration", "other")
@@ -167,7 +168,7 @@ class Families:
             "llm_store_dropped", "Interactions that the store could not take.", registry=registry
         )
 
-    def series(self, model: str) -> ModelSeries:
+    def series(self, model: str, routes: tuple[str, ...]) -> ModelSeries:
         """Create the series of a model version, all at 0 so that `rate()` sees the first event."""
         return ModelSeries(
             Histograms(
@@ -180,7 +181,7 @@ class Families:
                 (route, status, stream): self._requests.labels(
                     route, model, status, str(stream).lower()
                 )
-                for route in ROUTES
+                for route in routes
                 for status in STATUSES
                 for stream in (True, False)
             },

@@ -13,6 +13,7 @@ from prometheus_client.exposition import choose_encoder
 
 from monitoring.families import (
     FINISH_REASONS,
+    GENERATING_ROUTES,
     OTHER,
     RATINGS,
     ROUTES,
@@ -22,7 +23,6 @@ from monitoring.families import (
     ModelSeries,
 )
 
-_GENERATING = frozenset({"chat", "completions"})  # routes that generate
 _GENERATED = frozenset({"ok", "client_abort", "timeout"})  # statuses whose duration is a latency
 
 
@@ -43,7 +43,7 @@ class Metrics:
         self._series: dict[str, ModelSeries] = {}
         self._last_use: dict[str, int] = {}
         self._info: dict[str, tuple[str, str, str]] = {}
-        self._other = self._families.series(OTHER)
+        self._other = self._families.series(OTHER, ROUTES)
         self._swaps = {name: self._families.swaps.labels(name) for name in SWAP_RESULTS}
         self._ratings = {name: self._families.feedback.labels(name) for name in RATINGS}
         ProcessCollector(registry=registry)
@@ -115,8 +115,8 @@ class Metrics:
         """Count an answered request; its duration is a latency only if it generated."""
         series = self._of(model)
         key = (_closed(route, ROUTES, OTHER), _closed(status, STATUSES, "error"), stream)
-        series.requests[key].inc()
-        if route in _GENERATING and status in _GENERATED:
+        series.requests.get(key, self._other.requests[key]).inc()
+        if route in GENERATING_ROUTES and status in _GENERATED:
             series.histograms.e2e.observe(seconds)
 
     def feedback(self, rating: str) -> None:
@@ -138,7 +138,7 @@ class Metrics:
         """
         with self._lock:
             if model not in self._series:
-                self._series[model] = self._families.series(model)
+                self._series[model] = self._families.series(model, GENERATING_ROUTES)
             self._last_use[model] = next(self._clock)
             for known, labels in self._info.items():
                 self._families.info.labels(known, *labels).set(0)

@@ -1,12 +1,15 @@
 import json
+import re
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from monitoring.families import ROUTES
 from monitoring.metrics import Metrics
 
 TAG = "everloop:v20260101000000-abcdef"
@@ -143,6 +146,22 @@ def test_request_that_did_not_generate_is_no_latency(
 ) -> None:
     metrics.request(route, TAG, status, False, 0.3)
     assert registry.get_sample_value("llm_e2e_request_latency_seconds_count", {"model": TAG}) == 0
+
+
+def test_route_that_no_model_answers_counts_without_one(
+    metrics: Metrics, registry: CollectorRegistry
+) -> None:
+    metrics.request("models", "", "ok", False, 0.001)
+    metrics.request("feedback", TAG, "rejected", False, 0.001)
+    for route, status in (("models", "ok"), ("feedback", "rejected")):
+        labels = {"route": route, "model": "other", "status": status, "stream": "false"}
+        assert registry.get_sample_value("llm_requests_total", labels) == 1
+
+
+def test_routes_of_the_api_have_their_own_series() -> None:
+    app = (Path(__file__).parents[2] / "serving/openai_api/app.py").read_text(encoding="utf-8")
+    routes = set(re.findall(r'"/v1/.*name="(\w+)"', app))
+    assert {"chat", "completions"} <= routes <= set(ROUTES)
 
 
 def test_unknown_values_count_as_other_and_add_no_series(
