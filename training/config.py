@@ -1,0 +1,90 @@
+"""The tables [model], [pretrain] and [sft] of a run's TOML: what to train, and for how long.
+
+Plain settings without torch, so that a command can refuse a wrong key before it loads anything.
+"""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from everloop.settings import Config
+
+
+class ModelConfig(Config):
+    """[model]: one dial for the size; width, depth and heads follow from it."""
+
+    size: Literal["1m", "3m", "10m", "30m", "100m"] = Field(
+        "3m", description="parameters inside the layers; the embedding table comes on top"
+    )
+    context_length: int = Field(
+        256, ge=16, le=32_768, description="tokens that the model sees at once, prompt and answer"
+    )
+    rope_theta: float = Field(
+        10_000.0, gt=0, description="base of the rotary position angles; larger for long contexts"
+    )
+
+
+class OptimizerConfig(Config):
+    """What pre-training and fine-tuning share: budget, rates, batch, stopping, threads."""
+
+    max_steps: int | None = Field(None, ge=1, description="budget: optimizer steps")
+    minutes: float | None = Field(
+        None, gt=0, description="budget: wall-clock minutes, evaluation and saving included"
+    )
+    device_batch_size: int = Field(
+        16, ge=1, description="sequences that go through the model at once"
+    )
+    grad_accum_steps: int = Field(1, ge=1, description="batches whose gradients make one step")
+    muon_learning_rate: float | None = Field(
+        None, gt=0, description="for the matrices inside layers; derived from the size if absent"
+    )
+    adamw_learning_rate: float | None = Field(
+        None, gt=0, description="for embeddings, head and norms; derived from the size if absent"
+    )
+    weight_decay: float = Field(0.1, ge=0, description="for the matrices inside layers")
+    warmup_steps: int = Field(20, ge=0, description="steps until the full learning rate")
+    final_learning_rate_ratio: float = Field(
+        0.05, ge=0, le=1, description="where the cosine ends, as a share of the full learning rate"
+    )
+    grad_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    eval_every: int = Field(50, ge=1, description="steps between validations and saved states")
+    log_every: int = Field(10, ge=1, description="steps between lines of history.jsonl")
+    patience: int = Field(
+        5, ge=1, description="validations without a better loss after which training stops"
+    )
+    seed: int = Field(1337, ge=0, le=2**32 - 1, description="of weights and sampling")
+    num_threads: int | None = Field(
+        None, ge=1, description="CPU threads; all cores if absent, 1 beside a live server"
+    )
+
+
+class PretrainConfig(OptimizerConfig):
+    """[pretrain]: from random weights to a language model, on packed token windows."""
+
+    eval_windows: int = Field(
+        128, ge=1, description="validation windows per validation, spread over the whole split"
+    )
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        _require_one(max_steps=self.max_steps, minutes=self.minutes)
+        return self
+
+
+class SftConfig(OptimizerConfig):
+    """[sft]: fine-tuning on conversations (loss on the answers) and replayed texts."""
+
+    epochs: float | None = Field(None, gt=0, description="budget: passes over the training rows")
+    eval_rows: int = Field(256, ge=1, description="validation rows per validation, at most")
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        _require_one(max_steps=self.max_steps, minutes=self.minutes, epochs=self.epochs)
+        return self
+
+
+def _require_one(**budgets: float | None) -> None:
+    given = [f"{name}={value:g}" for name, value in budgets.items() if value is not None]
+    if len(given) != 1:
+        found = ", ".join(given) or "none"
+        raise ValueError(f"exactly one of {', '.join(budgets)} must be set, got {found}")

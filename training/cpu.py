@@ -1,0 +1,65 @@
+"""Training on a CPU: threads, number format and allocator, set for as long as a run lasts."""
+
+import ctypes
+import platform
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+# Parameters of mallopt(3).
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+@contextmanager
+def training_session(num_threads: int | None) -> Iterator[None]:
+    """Set this process up for training and put it back afterwards.
+
+    Args:
+        num_threads: CPU threads; None leaves torch's own choice.
+    """
+    before = torch.get_num_threads()
+    bars = transformers_logging.is_progress_bar_enabled()
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    # One bar is shown, the run's own, not one per saved file.
+    transformers_logging.disable_progress_bar()
+    try:
+        with _keep_freed_memory():
+            yield
+    finally:
+        torch.set_num_threads(before)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def autocast() -> AbstractContextManager[Any]:
+    """bf16 matrix products on CPUs that have them (AVX512-BF16, AMX); fp32 elsewhere."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=has_bf16())
+
+
+def has_bf16() -> bool:
+    """Whether this CPU computes in bf16 rather than imitating it."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@contextmanager
+def _keep_freed_memory() -> Iterator[None]:
+    """Let the C library keep what torch frees instead of asking the system for it every step.
+
+    By default each large tensor is mapped and unmapped anew: a step of the 3m model took 672 ms
+    instead of 480 ms, page faults being the difference.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+    libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        libc.mallopt(_M_TRIM_THRESHOLD, 128 << 10)
+        libc.malloc_trim(0)

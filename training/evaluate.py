@@ -1,0 +1,97 @@
+"""How good a checkpoint is: loss over held-out windows, and answers against their references.
+
+Loss is nats per token; bits per byte makes models with different vocabularies comparable.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from sacrebleu.metrics.chrf import CHRF
+
+from everloop.errors import DataError
+from training.checkpoint import read_checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The quality of a checkpoint over held-out windows."""
+
+    val_loss: float  # nats per token
+    val_bpb: float  # bits per byte of UTF-8
+    tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        """The number of tokens among which the model is undecided on average."""
+        return math.exp(self.val_loss)
+
+
+def evaluate_checkpoint(
+    checkpoint: Path, windows: npt.NDArray[np.generic], *, bytes_per_token: float
+) -> Evaluation:
+    """Measure a checkpoint over windows.
+
+    Args:
+        checkpoint: its folder.
+        windows: token ids, [N, T + 1], as `TokenShard.windows` gives them.
+        bytes_per_token: of the text that the windows come from, with this tokenizer.
+
+    Raises:
+        ArtifactError: the checkpoint was changed.
+        DataError: there are no windows.
+    """
+    losses = checkpoint_losses(checkpoint, windows)
+    val_loss = float(losses.mean())
+    return Evaluation(
+        val_loss=val_loss,
+        val_bpb=val_loss / math.log(2) / bytes_per_token,
+        tokens=int(losses.size * (windows.shape[1] - 1)),
+    )
+
+
+def checkpoint_losses(
+    checkpoint: Path, windows: npt.NDArray[np.generic], *, batch_size: int = 16
+) -> npt.NDArray[np.float64]:
+    """Mean loss of each window in fp32, [N]: the numbers for a paired test between checkpoints.
+
+    Raises:
+        ArtifactError: the checkpoint was changed.
+        DataError: there are no windows.
+    """
+    # Imported here: a caller that only scores answers needs no torch.
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if not len(windows):
+        raise DataError("there is no validation window: the split is shorter than the context.")
+    read_checkpoint(checkpoint)
+    model = AutoModelForCausalLM.from_pretrained(
+        checkpoint, local_files_only=True, dtype="float32"
+    ).eval()
+    losses: list[npt.NDArray[np.float64]] = []
+    with torch.inference_mode():
+        for start in range(0, len(windows), batch_size):
+            batch = torch.from_numpy(windows[start : start + batch_size].astype(np.int64))
+            logits = model(input_ids=batch[:, :-1]).logits  # (B, T, V)
+            each = torch.nn.functional.cross_entropy(
+                logits.transpose(1, 2), batch[:, 1:], reduction="none"
+            )  # (B, T)
+            losses.append(each.mean(dim=1).double().numpy())
+    return np.concatenate(losses)
+
+
+def answer_score(answer: str, reference: str) -> float:
+    """Similarity of an answer to its reference, 0 to 1: chrF2, over characters.
+
+    Source: Popović 2015, doi 10.18653/v1/W15-3049, as sacrebleu computes it.
+    """
+    return float(_chrf().sentence_score(answer, [reference]).score) / 100
+
+
+@cache
+def _chrf() -> CHRF:
+    return CHRF()

@@ -1,0 +1,63 @@
+"""How far a run is: its budget in steps or seconds, and the learning rate that follows from it."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+# A run by the clock has no last step; a trainer wants a number all the same.
+ENDLESS_STEPS = 1_000_000
+
+
+@dataclass(slots=True)
+class Budget:
+    """A budget of optimizer steps or of wall-clock seconds, whichever is set.
+
+    Attributes:
+        spent_before: seconds of earlier sessions of the same run.
+        reserve_seconds: kept back for the last validation and the last save.
+    """
+
+    max_steps: int | None
+    seconds: float | None
+    clock: Callable[[], float] = time.monotonic
+    spent_before: float = 0.0
+    reserve_seconds: float = 0.0
+    _start: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._start = self.clock()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began, its earlier sessions included."""
+        return self.spent_before + self.clock() - self._start
+
+    @property
+    def trainer_steps(self) -> int:
+        """The number of steps to tell a trainer."""
+        return self.max_steps or ENDLESS_STEPS
+
+    def fraction(self, step: int) -> float:
+        """The part of the budget that is spent, 0 to 1."""
+        if self.seconds is None:
+            return min(1.0, step / self.trainer_steps)
+        return min(1.0, self.elapsed / max(self.seconds - self.reserve_seconds, 1e-9))
+
+    def is_spent(self, step: int, next_step_seconds: float) -> bool:
+        """Say whether another step would overrun the budget."""
+        if self.seconds is None:
+            return step >= self.trainer_steps
+        return self.elapsed + next_step_seconds + self.reserve_seconds >= self.seconds
+
+
+def learning_rate_scale(
+    step: int, fraction: float, *, warmup_steps: int, final_ratio: float
+) -> float:
+    """Linear warm-up over steps, times a cosine over the budget from 1 down to `final_ratio`.
+
+    With 10 warm-up steps and a final ratio of 0.1: step 0 at fraction 0 gives 0.1, step 20 at
+    fraction 0.5 gives 0.55, any late step at fraction 1 gives 0.1.
+    """
+    warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    return warmup * (final_ratio + (1 - final_ratio) * 0.5 * (1 + math.cos(math.pi * fraction)))
