@@ -26,5 +26,5 @@ class ExportConfig(Config):
         1e-4, gt=0, description="largest logit difference between the fp32 graph and torch"
     )
     max_int8_loss_increase: float = Field(
-        0.01, gt=-1, description="share by which int8 may exceed the validation loss of fp32"
+        0.01, ge=0, description="share by which int8 may exceed the validation loss of fp32"
     )

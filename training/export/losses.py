@@ -1,10 +1,10 @@
 """Loss of an exported graph over windows of tokens: the number that exports and gates compare."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+from rich.progress import Progress
 
 from everloop.errors import DataError
 from everloop.manifest import read_manifest
@@ -14,8 +14,6 @@ from training.export.session import ReferenceRunner, open_session
 # One run holds logits for every token of it: bound both, so that memory stays small at any size.
 _MAX_LOGITS = 16 * 2**20  # values, 64 MiB
 _MAX_TOKENS = 2048
-
-Progress = Callable[[int], None]  # called with the number of windows done so far
 
 
 def window_losses(
@@ -31,7 +29,7 @@ def window_losses(
         version: model version folder; its hashes are the caller's to check.
         windows: token ids [N, context + 1]; each window predicts its last `context` tokens.
         num_threads: of onnxruntime, None = one per core.
-        progress: told the windows done.
+        progress: shows the windows done.
 
     Returns:
         Mean loss of each window in nats per token, float64 [N].
@@ -43,7 +41,7 @@ def window_losses(
     manifest = read_manifest(version)
     check_windows(windows, manifest.max_model_len, manifest.vocab_size)
     session = open_session(version / MODEL_FILE, num_threads)
-    return session_losses(session, windows, progress)
+    return session_losses(session, windows, progress=progress, label=f"Loss of {manifest.tag}")
 
 
 def check_windows(windows: np.ndarray, max_model_len: int, vocab_size: int) -> None:
@@ -71,7 +69,11 @@ def check_windows(windows: np.ndarray, max_model_len: int, vocab_size: int) -> N
 
 
 def session_losses(
-    session: ort.InferenceSession, windows: np.ndarray, progress: Progress | None = None
+    session: ort.InferenceSession,
+    windows: np.ndarray,
+    *,
+    progress: Progress | None = None,
+    label: str = "Loss",
 ) -> np.ndarray:
     """Measure an open graph on checked windows [N, context + 1]; float64 [N], nats per token."""
     count, context = windows.shape[0], windows.shape[1] - 1
@@ -81,6 +83,7 @@ def session_losses(
     chunk = min(context, max(1, tokens // rows))
     runner = ReferenceRunner(session, slots=rows, capacity=context)
     losses = np.zeros(count, np.float64)
+    task = progress.add_task(label, total=count) if progress else None
     for start in range(0, count, rows):
         batch = windows[start : start + rows].astype(np.int64)
         runner.lengths[:] = 0
@@ -90,8 +93,8 @@ def session_losses(
             for row, values in logits.items():
                 targets = batch[row, column + 1 : column + 1 + len(values)]
                 losses[start + row] += _negative_log_likelihood(values, targets)
-        if progress is not None:
-            progress(start + len(batch))
+        if progress is not None and task is not None:
+            progress.advance(task, len(batch))
     return losses / context
 
 

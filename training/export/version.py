@@ -5,24 +5,22 @@ it into the model store. A version that does not prove itself is refused with it
 """
 
 import logging
-import math
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import torch
+from rich.progress import Progress
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM
 
-from everloop.errors import ArtifactError, ConfigError, RefusedError
+from everloop.errors import ArtifactError, ConfigError
 from everloop.manifest import (
     FILE_NAME,
-    ExportReport,
+    Lineage,
     Manifest,
+    SpecialTokens,
     StateTensor,
     sha256_file,
 )
@@ -30,12 +28,13 @@ from training.checkpoint import read_checkpoint
 from training.export.config import ExportConfig
 from training.export.families import Architecture, read_architecture
 from training.export.golden import make_golden
-from training.export.graph import Precision, state_names, write_graph
-from training.export.losses import check_windows, session_losses
-from training.export.parity import MIN_MODEL_LEN, max_abs_logit_diff
+from training.export.graph import MODEL_FILE, state_names
+from training.export.losses import check_windows
+from training.export.parity import MIN_MODEL_LEN
+from training.export.quality import GraphExport, ProvenGraph
 from training.export.session import open_session
 from training.export.special_tokens import read_special_tokens
-from training.export.weights import Weights, weight_files
+from training.export.weights import weight_files
 
 GOLDEN_FILE = "golden.json"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -52,6 +51,7 @@ def export_checkpoint(
     golden_prompts: Sequence[str],
     evaluation: Mapping[str, float],
     staging: Path,
+    progress: Progress | None = None,
 ) -> Path:
     """Export a checkpoint into a finished, verified model version folder.
 
@@ -63,7 +63,8 @@ def export_checkpoint(
         bytes_per_token: UTF-8 bytes of the validation text per token, for bits per byte.
         golden_prompts: at least three.
         evaluation: further figures for the manifest.
-        staging: the folder is made in it, named after the version.
+        staging: made if absent; the folder is made in it, named after the version.
+        progress: shows the validation losses.
 
     Raises:
         ArtifactError: the checkpoint is damaged, or cannot be expressed as a graph.
@@ -76,130 +77,37 @@ def export_checkpoint(
     architecture = read_architecture(checkpoint)
     max_model_len = _max_model_len(config, architecture)
     check_windows(validation_windows, max_model_len, architecture.vocab_size)
-    created = datetime.now(UTC)
-    version = f"v{created:%Y%m%d%H%M%S}-{lineage.checkpoint_sha256[:6]}"
-    target = staging / version
+    export = GraphExport(
+        checkpoint=checkpoint,
+        architecture=architecture,
+        config=config,
+        max_model_len=max_model_len,
+        windows=validation_windows,
+        bytes_per_token=bytes_per_token,
+        progress=progress,
+    )
+    target = staging / f"v{datetime.now(UTC):%Y%m%d%H%M%S}-{lineage.checkpoint_sha256[:6]}"
     if target.exists():
         raise ArtifactError(f"{target} already exists. Remove it or export into another folder.")
     staging.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=staging, prefix=".partial-") as temporary:
-        folder = Path(temporary) / version
+        folder, scratch = Path(temporary) / target.name, Path(temporary) / "fp32"
         folder.mkdir()
-        parameters, report = _verified_graph(
-            _Job(checkpoint, architecture, validation_windows, config, max_model_len),
-            bytes_per_token,
-            folder,
-            Path(temporary),
-        )
+        scratch.mkdir()
+        proven = export.run(folder, scratch)
         special_tokens = read_special_tokens(checkpoint)
-        for name in _TOKENIZER_FILES:
-            if (checkpoint / name).is_file():
-                shutil.copyfile(checkpoint / name, folder / name)
-        golden = make_golden(
-            open_session(folder / "model.onnx"),
-            Tokenizer.from_file(str(folder / "tokenizer.json")),
-            golden_prompts,
-            max_model_len=max_model_len,
-            bos_token_id=special_tokens.bos_token_id or special_tokens.pad_token_id,
-        )
-        (folder / GOLDEN_FILE).write_text(golden.model_dump_json(indent=1), encoding="utf-8")
-        manifest = Manifest(
-            name=config.name,
-            version=version,
-            family=architecture.model_type,
-            architecture=architecture.family.architecture,
-            parameters=parameters,
-            vocab_size=architecture.vocab_size,
-            hidden_size=architecture.n_embd,
-            max_model_len=max_model_len,
-            max_query_len=config.max_query_len,
-            special_tokens=special_tokens,
-            state=_state(architecture),
-            weight_precision=config.precision,
-            export=report,
-            evaluation=dict(evaluation),
-            lineage=lineage,
-            files={path.name: sha256_file(path) for path in sorted(folder.iterdir())},
-        )
+        _copy_tokenizer(checkpoint, folder)
+        _write_golden(folder, golden_prompts, max_model_len, special_tokens)
+        manifest = _manifest(folder, export, proven, special_tokens, lineage, evaluation)
         (folder / FILE_NAME).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
         folder.rename(target)
-    logger.info("exported tag=%s val_loss=%.4f", manifest.tag, report.val_loss)
+    logger.info(
+        "model version exported tag=%s precision=%s val_bpb=%.4f",
+        manifest.tag,
+        config.precision,
+        proven.report.val_bpb,
+    )
     return target
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """What every stage of one export needs."""
-
-    checkpoint: Path
-    architecture: Architecture
-    windows: np.ndarray
-    config: ExportConfig
-    max_model_len: int
-
-    def write(self, folder: Path, precision: Precision) -> int:
-        """Write one graph; give the number of parameters."""
-        weights = Weights.read(self.checkpoint)
-        positions = self.max_model_len + self.config.max_query_len
-        write_graph(self.architecture, weights, folder, precision=precision, positions=positions)
-        return weights.parameters
-
-
-def _verified_graph(
-    job: _Job, bytes_per_token: float, folder: Path, scratch: Path
-) -> tuple[int, ExportReport]:
-    """Write the graph into `folder`, and prove it; the fp32 one is always built and compared."""
-    is_fp32 = job.config.precision == "fp32"
-    fp32_folder = folder if is_fp32 else scratch / "fp32"
-    fp32_folder.mkdir(exist_ok=True)
-    parameters = job.write(fp32_folder, "fp32")
-    session = open_session(fp32_folder / "model.onnx")
-    difference = _check_parity(job, session)
-    loss_fp32 = loss = float(session_losses(session, job.windows).mean())
-    if not is_fp32:
-        job.write(folder, "int8")
-        session = open_session(folder / "model.onnx")
-        loss = float(session_losses(session, job.windows).mean())
-        _check_int8(loss_fp32, loss, job.config.max_int8_loss_increase)
-    return parameters, ExportReport(
-        max_abs_logit_diff=difference,
-        val_loss_fp32=loss_fp32,
-        val_loss=loss,
-        val_bpb=loss / math.log(2) / bytes_per_token,
-        validation_tokens=job.windows.shape[0] * (job.windows.shape[1] - 1),
-    )
-
-
-def _check_parity(job: _Job, session: object) -> float:
-    model = AutoModelForCausalLM.from_pretrained(
-        job.checkpoint,
-        dtype=torch.float32,
-        attn_implementation="eager",
-        local_files_only=True,
-        use_safetensors=True,
-    ).eval()
-    difference = max_abs_logit_diff(
-        model,
-        session,
-        max_model_len=job.max_model_len,
-        max_query_len=job.config.max_query_len,
-    )
-    if not difference <= job.config.max_fp32_diff:
-        raise RefusedError(
-            f"{job.checkpoint}: the fp32 graph differs from torch by {difference:.2e} in a logit, "
-            f"the limit is {job.config.max_fp32_diff:.2e} (export.max_fp32_diff)."
-        )
-    return difference
-
-
-def _check_int8(loss_fp32: float, loss_int8: float, limit: float) -> None:
-    increase = loss_int8 / loss_fp32 - 1
-    if not increase <= limit:
-        raise RefusedError(
-            f"int8 raises the validation loss from {loss_fp32:.4f} to {loss_int8:.4f} "
-            f"({increase:+.2%}), the limit is {limit:+.2%} (export.max_int8_loss_increase). "
-            "Export with precision fp32."
-        )
 
 
 def _max_model_len(config: ExportConfig, architecture: Architecture) -> int:
@@ -210,6 +118,56 @@ def _max_model_len(config: ExportConfig, architecture: Architecture) -> int:
             f"{architecture.max_seq_len:,} positions of the checkpoint, got {length:,}."
         )
     return length
+
+
+def _copy_tokenizer(checkpoint: Path, folder: Path) -> None:
+    for name in _TOKENIZER_FILES:
+        if (checkpoint / name).is_file():  # a plain completion model has no chat template
+            shutil.copyfile(checkpoint / name, folder / name)
+
+
+def _write_golden(
+    folder: Path, prompts: Sequence[str], max_model_len: int, special_tokens: SpecialTokens
+) -> None:
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    first = special_tokens.bos_token_id
+    golden = make_golden(
+        open_session(folder / MODEL_FILE),
+        tokenizer,
+        prompts,
+        max_model_len=max_model_len,
+        empty_prompt_token_id=special_tokens.pad_token_id if first is None else first,
+    )
+    (folder / GOLDEN_FILE).write_text(golden.model_dump_json(indent=1), encoding="utf-8")
+
+
+def _manifest(
+    folder: Path,
+    export: GraphExport,
+    proven: ProvenGraph,
+    special_tokens: SpecialTokens,
+    lineage: Lineage,
+    evaluation: Mapping[str, float],
+) -> Manifest:
+    architecture = export.architecture
+    return Manifest(
+        name=export.config.name,
+        version=folder.name,
+        family=architecture.model_type,
+        architecture=architecture.family.architecture,
+        parameters=proven.parameters,
+        vocab_size=architecture.vocab_size,
+        hidden_size=architecture.n_embd,
+        max_model_len=export.max_model_len,
+        max_query_len=export.config.max_query_len,
+        special_tokens=special_tokens,
+        state=_state(architecture),
+        weight_precision=export.config.precision,
+        export=proven.report,
+        evaluation=dict(evaluation),
+        lineage=lineage,
+        files={path.name: sha256_file(path) for path in sorted(folder.iterdir())},
+    )
 
 
 def _state(architecture: Architecture) -> tuple[StateTensor, ...]:
