@@ -47,6 +47,16 @@ class DatasetRow(Record):
     messages: tuple[Message, ...] | None = None
     topic: str | None = None
 
+    @property
+    def line(self) -> str:
+        """The row as it stands in a dataset's file, without the line's end."""
+        return self.model_dump_json(exclude_none=True)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the line: a leaf of the dataset's Merkle tree."""
+        return hashlib.sha256(self.line.encode("utf-8")).hexdigest()
+
 
 class DatasetInfo(Record):
     """What is known about a dataset version: the content of its dataset.json."""

@@ -40,9 +40,14 @@ class Settings(BaseSettings):
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """The one folder that holds everything Everloop keeps on this machine."""
+    """The one folder that holds everything Everloop keeps on this machine.
+
+    Attributes:
+        database: SQLAlchemy URL of a store elsewhere; None for the embedded one.
+    """
 
     root: Path
+    database: str | None = None
 
     @property
     def data(self) -> Path:
@@ -53,6 +58,11 @@ class Home:
     def tokenizers(self) -> Path:
         """Tokenizers, one Hugging Face folder each."""
         return self.root / "tokenizers"
+
+    @property
+    def shards(self) -> Path:
+        """Encoded text, one folder per dataset version."""
+        return self.root / "shards"
 
     @property
     def runs(self) -> Path:
@@ -81,8 +91,8 @@ class Home:
 
     @property
     def database_url(self) -> str:
-        """SQLAlchemy URL of the embedded store."""
-        return f"sqlite:///{self.root.resolve() / 'store.sqlite'}"
+        """SQLAlchemy URL of the store."""
+        return self.database or f"sqlite:///{self.root.resolve() / 'store.sqlite'}"
 
     def create(self) -> "Home":
         """Make the folder if it is absent.

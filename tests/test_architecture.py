@@ -14,9 +14,12 @@ PACKAGES = ("everloop", "training", "serving", "monitoring", "feedback")
 # from its own package on its own floor.
 FLOORS = {
     "everloop": 0,
+    "everloop.__main__": 3,
     "everloop.cli": 3,
-    "everloop.commands": 3,
+    "everloop.cli_options": 3,
+    "everloop.cli_store": 3,
     "everloop.demo": 2,
+    "everloop.lifecycle": 2,
     "training": 1,
     "serving": 1,
     "serving.service": 2,

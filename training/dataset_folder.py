@@ -56,9 +56,8 @@ class DatasetWriter:
 
     def add(self, row: DatasetRow) -> None:
         """Append a row."""
-        line = row.model_dump_json(exclude_none=True).encode("utf-8")
-        self._rows.write(line + b"\n")
-        self._hashes.append(hashlib.sha256(line).hexdigest())
+        self._rows.write(row.line.encode("utf-8") + b"\n")
+        self._hashes.append(row.sha256)
         self.counts[row.split, "chat" if row.messages is not None else "text"] += 1
 
     def drop(self, dropped: Dropped) -> None:

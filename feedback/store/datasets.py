@@ -49,7 +49,7 @@ class DatasetVersion:
         documents: Mapping[str, str] | None = None,
     ) -> "DatasetVersion":
         """Name a dataset by its content: equal rows give the same id."""
-        root = merkle_root([row.id for row in rows])
+        root = merkle_root([row.sha256 for row in rows])
         return cls(
             id=f"ds-{root[:12]}",
             kind=kind,
@@ -70,7 +70,7 @@ class DatasetQueries(Queries):
         Raises:
             DataError: the rows are not those that the version's Merkle root names.
         """
-        found = merkle_root([row.id for row in rows])
+        found = merkle_root([row.sha256 for row in rows])
         if found != version.merkle_root:
             raise DataError(
                 f"dataset {version.id}: expected rows with Merkle root {version.merkle_root[:12]}, "

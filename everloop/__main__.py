@@ -1,0 +1,5 @@
+"""`python -m everloop` is the command `everloop`."""
+
+from everloop.cli import main
+
+main()

@@ -1,0 +1,262 @@
+"""The command line: one thin verb per command; what a verb needs is imported inside it.
+
+The result goes to stdout (with --json as one JSON document), progress and logs to stderr. Exit
+codes: 0 done, 1 failed, 2 bad input or configuration, 3 "no" (gate refused, nothing to retrain,
+drift found).
+"""
+
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from everloop.cli_options import (
+    ConfigOption,
+    HomeOption,
+    JsonOption,
+    SetOption,
+    open_home,
+    read_run,
+    report,
+)
+from everloop.cli_store import feedback, models
+from everloop.errors import EverloopError
+from everloop.settings import Settings
+
+app = typer.Typer(
+    name="everloop",
+    help="Own a language model's whole life: data, training, ONNX, service, feedback, retraining.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+data = typer.Typer(help="Build dataset versions.", no_args_is_help=True)
+tokenizer = typer.Typer(help="Train tokenizers.", no_args_is_help=True)
+drift = typer.Typer(help="Recent traffic against the traffic before it.", no_args_is_help=True)
+loop = typer.Typer(help="Retrain from feedback, pass the gate, promote.", no_args_is_help=True)
+app.add_typer(data, name="data")
+app.add_typer(tokenizer, name="tokenizer")
+app.add_typer(models, name="models")
+app.add_typer(feedback, name="feedback")
+app.add_typer(drift, name="drift")
+app.add_typer(loop, name="loop")
+
+DEFAULT_URL = "http://127.0.0.1:3000/v1"
+
+
+class Method(StrEnum):
+    """What `everloop train` does."""
+
+    BOTH = "both"
+    PRETRAIN = "pretrain"
+    SFT = "sft"
+
+
+@app.command()
+def demo(
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    override: SetOption = None,
+    minutes: Annotated[float, typer.Option(min=0.2, help="Minutes of training in all.")] = 3.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Close the loop once: corpus, training, service, feedback, retraining, gate, swap."""
+    from everloop.demo import run_demo
+
+    run_demo(open_home(home), read_run(config, override), minutes, as_json)
+
+
+@data.command("build")
+def data_build(
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    override: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read, clean, mask, deduplicate and split a corpus into a dataset version."""
+    from everloop.lifecycle import build_data
+    from everloop.progress import progress_bar
+
+    with progress_bar() as progress:
+        info = build_data(open_home(home), read_run(config, override), progress)
+    report(info.model_dump(), as_json)
+
+
+@tokenizer.command("train")
+def tokenizer_train(
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    override: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a byte-level BPE tokenizer on the newest dataset, and encode the dataset's texts."""
+    from everloop.lifecycle import newest_dataset, prepare_tokens
+
+    folder = open_home(home)
+    shards = prepare_tokens(folder, read_run(config, override), newest_dataset(folder))
+    report(shards.model_dump(), as_json)
+
+
+@app.command()
+def train(
+    run: Annotated[str, typer.Argument(help="Name of the run.")] = "base",
+    method: Annotated[Method, typer.Option(help="What to do, in this order.")] = Method.BOTH,
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    override: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Pre-train a Transformer on the newest dataset, then tune it on question-answer pairs."""
+    from everloop.lifecycle import train_run
+    from everloop.progress import progress_bar
+
+    with progress_bar() as progress:
+        checkpoint = train_run(
+            open_home(home), read_run(config, override), run, method.value, progress
+        )
+    report({"checkpoint": checkpoint.path, **checkpoint.metrics}, as_json)
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="Name of the run, or a checkpoint folder.")] = "base",
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    override: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn a checkpoint into a verified ONNX model version and save it."""
+    from everloop.lifecycle import export_version, find_checkpoint
+
+    folder = open_home(home)
+    checkpoint = find_checkpoint(folder, run)
+    version = export_version(folder, read_run(config, override), checkpoint)
+    report({"model_version": version.tag, **version.manifest.export.model_dump()}, as_json)
+
+
+@app.command()
+def serve(
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    override: SetOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 3000,
+) -> None:
+    """Serve the champion: OpenAI-compatible API, chat page and metrics."""
+    from serving.launch import serve as run_server
+
+    read_run(config, override)
+    raise typer.Exit(
+        run_server(open_home(home), host=host, port=port, config=config, overrides=override or [])
+    )
+
+
+@app.command()
+def worker(
+    home: HomeOption = None, config: ConfigOption = None, override: SetOption = None
+) -> None:
+    """Watch the feedback and run a round of the loop when it is due."""
+    from feedback.worker import run_worker
+
+    run_worker(open_home(home), read_run(config, override))
+
+
+@app.command()
+def monitor(
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    override: SetOption = None,
+    port: Annotated[int, typer.Option(help="Port of the drift gauges.")] = 3001,
+) -> None:
+    """Compare recent traffic with the traffic before it, again and again; publish the gauges."""
+    from monitoring.drift_report import DriftConfig
+    from monitoring.worker import run_monitor, stop_on_signals
+
+    folder = open_home(home)
+    settings = read_run(config, override).table("drift", DriftConfig)
+    run_monitor(folder, folder.database_url, settings, port, stop_on_signals())
+
+
+@app.command()
+def up(
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    override: SetOption = None,
+    port: Annotated[
+        int, typer.Option(help="Port of the service; the monitor takes the next.")
+    ] = 3000,
+) -> None:
+    """Server, worker and monitor together; Ctrl-C or SIGTERM stops all three."""
+    from everloop.up import run_up
+
+    raise typer.Exit(run_up(open_home(home), config, tuple(override or ()), port))
+
+
+@app.command()
+def chat(
+    url: Annotated[str, typer.Option(help="Base URL of the service.")] = DEFAULT_URL,
+) -> None:
+    """Talk to a running service; rate answers with /up, /down and /fix."""
+    from rich.console import Console
+
+    from everloop.terminal_chat import chat as run_chat
+
+    run_chat(url, Console())
+
+
+@drift.command("report")
+def drift_report(
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    override: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the newest interactions with those before them; exit code 3 when they differ."""
+    from monitoring.drift_report import DriftConfig
+    from monitoring.worker import compare_once
+
+    folder = open_home(home)
+    settings = read_run(config, override).table("drift", DriftConfig)
+    result = compare_once(folder, folder.database_url, settings)
+    report({"verdict": result.verdict, **result.model_dump(mode="json")}, as_json)
+    raise typer.Exit(3 if result.detected else 0)
+
+
+@loop.command("run")
+def loop_run(
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    override: SetOption = None,
+    once: Annotated[bool, typer.Option("--once", help="One round, then stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide and build data only.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Trigger, dataset, tuning, export, gate, promotion; exit code 3 when the answer is no."""
+    from feedback.loop import run_round
+    from feedback.worker import run_worker
+
+    from everloop.progress import progress_bar
+
+    folder, run = open_home(home), read_run(config, override)
+    if not once and not dry_run:
+        run_worker(folder, run)
+        return
+    with progress_bar() as progress:
+        result = run_round(folder, run, dry_run=dry_run, progress=progress)
+    report(result.summary(), as_json)
+    raise typer.Exit(0 if result.is_done else 3)
+
+
+def main() -> None:
+    """Run the command line; an error becomes one sentence on stderr and an exit code."""
+    from everloop.log import configure
+
+    configure(Settings().log_level)
+    try:
+        app()
+    except EverloopError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,81 @@
+"""What the commands share: options, the home folder, the store, how a result is printed."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from everloop.settings import Home, RunFile, Settings
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from feedback.store.store import Store
+
+HomeOption = Annotated[
+    Path | None, typer.Option(help="Folder that holds everything [EVERLOOP_HOME, .everloop].")
+]
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML of this run.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Override: table.key=value (repeatable).")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def open_home(home: Path | None) -> Home:
+    """The home folder of this command: the option, or the environment, or .everloop."""
+    settings = Settings()
+    return Home(home or settings.home, settings.database_url).create()
+
+
+def read_run(config: Path | None, overrides: list[str] | None) -> RunFile:
+    """The run's TOML with the overrides of the command line."""
+    return RunFile.load(config, tuple(overrides or ()))
+
+
+@contextmanager
+def open_store(home: Home) -> "Iterator[Store]":
+    """The store of this home, closed afterwards."""
+    from feedback.store.store import open_store as open_database
+
+    store = open_database(home.database_url)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def vars_of(record: "DataclassInstance") -> dict[str, Any]:
+    """A record's fields by name, for a report."""
+    return dataclasses.asdict(record)
+
+
+def report(result: Mapping[str, Any] | Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    """Print a command's result: one JSON document for programs, aligned lines for people."""
+    if as_json:
+        typer.echo(json.dumps(result, indent=2, ensure_ascii=False, default=str))
+    elif isinstance(result, Mapping):
+        _print_record(result)
+    else:
+        _print_table(result)
+
+
+def _print_record(record: Mapping[str, Any]) -> None:
+    width = max((len(key) for key in record), default=0)
+    for key, value in record.items():
+        parts = value if isinstance(value, list | tuple) and value else [value]
+        for index, part in enumerate(parts):
+            typer.echo(f"{key if index == 0 else '':<{width}}  {part}")
+
+
+def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    cells = [list(rows[0])] if rows else []
+    cells += [[str(value) for value in row.values()] for row in rows]
+    widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
+    for line in cells:
+        padded = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
+        typer.echo("  ".join(padded).rstrip())

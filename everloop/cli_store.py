@@ -1,0 +1,101 @@
+"""The verbs that ask the store: model versions and their history, feedback."""
+
+from typing import Annotated
+
+import typer
+
+from everloop.cli_options import HomeOption, JsonOption, open_home, open_store, report, vars_of
+
+models = typer.Typer(
+    help="Model versions: list, promote, roll back, trace an answer to its sources.",
+    no_args_is_help=True,
+)
+feedback = typer.Typer(help="What people said about the answers.", no_args_is_help=True)
+
+TagArgument = Annotated[str, typer.Argument(help="name:version, as `models list` prints it.")]
+ReasonOption = Annotated[str, typer.Option(help="Why; kept with the decision.")]
+
+
+@models.command("list")
+def models_list(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """All model versions, oldest first; the champion is marked."""
+    from everloop.registry import Registry
+
+    folder = open_home(home)
+    with open_store(folder) as store:
+        champion = store.champion()
+    rows = [
+        {
+            "model_version": version.tag,
+            "champion": "*" if champion and champion.model_version == version.tag else "",
+            "parent": version.manifest.lineage.parent or "",
+            "parameters": version.manifest.parameters,
+            "precision": version.manifest.weight_precision,
+            "val_loss": round(version.manifest.export.val_loss, 4),
+            "val_bpb": round(version.manifest.export.val_bpb, 4),
+        }
+        for version in Registry(folder).list()
+    ]
+    report(rows, as_json)
+
+
+@models.command("show")
+def models_show(tag: TagArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """The manifest of one model version."""
+    from everloop.registry import Registry
+
+    report(Registry(open_home(home)).get(tag).manifest.model_dump(mode="json"), as_json)
+
+
+@models.command("history")
+def models_history(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Every change of the champion, newest first."""
+    with open_store(open_home(home)) as store:
+        report([vars_of(deployment) for deployment in store.deployments()], as_json)
+
+
+@models.command("promote")
+def models_promote(
+    tag: TagArgument, reason: ReasonOption, home: HomeOption = None, as_json: JsonOption = False
+) -> None:
+    """Make a version the champion by hand; a running server swaps to it."""
+    from everloop.registry import Registry
+    from feedback.rollout import promote
+
+    folder = open_home(home)
+    version = Registry(folder).get(tag)
+    with open_store(folder) as store:
+        store.record_model_version(version)
+        report(vars_of(promote(store, version.tag, reason)), as_json)
+
+
+@models.command("rollback")
+def models_rollback(
+    reason: ReasonOption, home: HomeOption = None, as_json: JsonOption = False
+) -> None:
+    """Return to the champion before this one; a running server swaps to it."""
+    from feedback.rollout import rollback
+
+    with open_store(open_home(home)) as store:
+        report(vars_of(rollback(store, reason)), as_json)
+
+
+@models.command("trace")
+def models_trace(
+    completion: Annotated[str, typer.Argument(help="Id of a completion, as the client saw it.")],
+    sample: Annotated[int, typer.Option(help="Rows to show of each dataset.")] = 3,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Walk from an answer to the model, the dataset rows and the sources behind it."""
+    from feedback.store.trace import describe
+
+    with open_store(open_home(home)) as store:
+        report(describe(store.trace(completion, sample=sample)), as_json)
+
+
+@feedback.command("stats")
+def feedback_stats(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """How many ratings there are, by kind."""
+    with open_store(open_home(home)) as store:
+        report(vars_of(store.feedback_counts()), as_json)

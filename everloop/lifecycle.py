@@ -1,0 +1,209 @@
+"""From raw text to a saved model version, step by step; the store remembers what each step made.
+
+dataset -> tokenizer and shards -> pre-training -> fine-tuning -> export. A step takes the newest
+result of the step before it, so the verbs of the command line can be called one after the other.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from rich.progress import Progress
+from tokenizers import Tokenizer
+
+from everloop.errors import ArtifactError, NotFoundError
+from everloop.manifest import DatasetRef
+from everloop.progress import counter
+from everloop.records import DatasetInfo, DatasetRow
+from everloop.registry import ModelVersion, Registry
+from everloop.settings import Home, RunFile
+from feedback.store.datasets import DatasetVersion
+from feedback.store.store import open_store
+from training.checkpoint import Checkpoint, read_checkpoint
+from training.config import ModelConfig, PretrainConfig, SftConfig
+from training.dataset import DataConfig, build_dataset, read_info, read_rows
+from training.export.config import ExportConfig
+from training.shards import ShardInfo, TokenShard, write_shards
+from training.tokenizer import TokenizerConfig, train_tokenizer
+
+Method = Literal["pretrain", "sft", "both"]
+EXPORT_WINDOWS = 64  # validation windows on which the precisions are compared
+
+
+def build_data(home: Home, run: RunFile, progress: Progress | None = None) -> DatasetInfo:
+    """Build the dataset version of `[data]` and record it with its rows."""
+    config = run.table("data", DataConfig)
+    info = build_dataset(config, home, counter(progress, "read and clean"))
+    dropped = {
+        f"{step}: {reason}": count
+        for step, reasons in info.dropped.items()
+        for reason, count in reasons.items()
+    }
+    version = DatasetVersion(
+        id=info.id,
+        kind="corpus",
+        merkle_root=info.merkle_root,
+        rows=info.rows,
+        dropped=dropped,
+    )
+    store = open_store(home.database_url)
+    store.save_dataset(version, list(read_rows(home.data / info.id)))
+    store.close()
+    return info
+
+
+def newest_dataset(home: Home) -> DatasetInfo:
+    """The corpus that was built last.
+
+    Raises:
+        NotFoundError: there is none yet.
+    """
+    store = open_store(home.database_url)
+    corpora = store.datasets("corpus")
+    store.close()
+    if not corpora:
+        raise NotFoundError(f"{home.root} has no dataset yet. Build one with: everloop data build")
+    return read_info(home.data / corpora[-1].id)
+
+
+def prepare_tokens(home: Home, run: RunFile, dataset: DatasetInfo) -> ShardInfo:
+    """Train the tokenizer of a dataset, unless it is there, and encode the dataset's texts."""
+    rows, tokenizer = home.data / dataset.id, home.tokenizers / dataset.id
+    train_tokenizer(read_rows(rows), run.table("tokenizer", TokenizerConfig), tokenizer)
+    return write_shards(read_rows(rows), tokenizer, home.shards / dataset.id, dataset.id)
+
+
+def train_run(
+    home: Home, run: RunFile, name: str, method: Method, progress: Progress | None = None
+) -> Checkpoint:
+    """Pre-train on the newest dataset, tune on its conversations, or both in a row."""
+    from training.pretrain import pretrain
+    from training.sft import fine_tune
+
+    dataset = newest_dataset(home)
+    base = home.runs / f"{name}-pretrain"
+    if method != "sft":
+        checkpoint = pretrain(
+            home.shards / dataset.id,
+            home.tokenizers / dataset.id,
+            base,
+            run.table("model", ModelConfig),
+            run.table("pretrain", PretrainConfig),
+            datasets=[_reference(dataset, "pretrain")],
+            progress=progress,
+        )
+    if method != "pretrain":
+        rows = list(read_rows(home.data / dataset.id))
+        checkpoint = fine_tune(
+            base / "checkpoint",
+            conversations(rows, "train"),
+            conversations(rows, "validation"),
+            home.runs / f"{name}-sft",
+            run.table("sft", SftConfig),
+            datasets=[_reference(dataset, "sft")],
+            progress=progress,
+        )
+    return checkpoint
+
+
+def conversations(rows: Sequence[DatasetRow], split: str) -> list[DatasetRow]:
+    """The conversations on one side of a dataset's split."""
+    return [row for row in rows if row.messages is not None and row.split == split]
+
+
+def find_checkpoint(home: Home, name: str) -> Checkpoint:
+    """The last checkpoint of a run by its name, or of a folder by its path.
+
+    Raises:
+        ArtifactError: neither a run nor a checkpoint folder has this name, or a file was changed.
+    """
+    for folder in (home.runs / f"{name}-sft", home.runs / f"{name}-pretrain", home.runs / name):
+        if (folder / "checkpoint").is_dir():
+            return read_checkpoint(folder / "checkpoint")
+    if (Path(name) / "config.json").is_file():
+        return read_checkpoint(Path(name))
+    known = sorted(path.parent.name for path in home.runs.glob("*/checkpoint"))
+    raise ArtifactError(
+        f"no run and no checkpoint folder {name}; runs with a checkpoint: "
+        f"{', '.join(known) or 'none yet'}. Train one with: everloop train"
+    )
+
+
+def checkpoint_of(home: Home, version: ModelVersion) -> Checkpoint:
+    """The checkpoint that a model version was exported from.
+
+    Raises:
+        ArtifactError: its folder is gone, or was changed.
+    """
+    wanted = version.manifest.lineage.checkpoint_sha256
+    for folder in sorted(home.runs.glob("*/checkpoint")):
+        checkpoint = read_checkpoint(folder)
+        if checkpoint.sha256 == wanted:
+            return checkpoint
+    raise ArtifactError(
+        f"the checkpoint of {version.tag} (SHA-256 {wanted[:12]}) is in no run under {home.runs}. "
+        "Restore its folder, or train and promote a new version."
+    )
+
+
+def export_version(home: Home, run: RunFile, checkpoint: Checkpoint) -> ModelVersion:
+    """Export a checkpoint, save it in the model store and record it."""
+    from training.export import export_checkpoint
+
+    windows, bytes_per_token = validation_windows(home, checkpoint, EXPORT_WINDOWS)
+    with tempfile.TemporaryDirectory(dir=home.root, prefix="export-") as staging:
+        folder = export_checkpoint(
+            checkpoint.path,
+            windows,
+            config=run.table("export", ExportConfig),
+            bytes_per_token=bytes_per_token,
+            golden_prompts=_golden_prompts(checkpoint, windows),
+            evaluation=checkpoint.metrics,
+            staging=Path(staging),
+        )
+        version = Registry(home).save(folder)
+    store = open_store(home.database_url)
+    store.record_model_version(version)
+    store.close()
+    return version
+
+
+def validation_windows(home: Home, checkpoint: Checkpoint, limit: int) -> tuple[np.ndarray, float]:
+    """Windows of the texts that pre-training kept for validation, evenly spread over them.
+
+    Returns:
+        Tokens (N, context + 1) with N at most limit, and the bytes of text per token.
+
+    Raises:
+        ArtifactError: the checkpoint names no dataset that it was pre-trained on.
+    """
+    used = [reference.id for reference in checkpoint.record.datasets if reference.use == "pretrain"]
+    if not used:
+        raise ArtifactError(
+            f"{checkpoint.path} does not say what it was pre-trained on. Its losses cannot be "
+            "compared; train it with: everloop train"
+        )
+    shard = TokenShard.open(home.shards / used[0], "validation")
+    windows = shard.windows(_context_length(checkpoint))
+    chosen = np.linspace(0, len(windows) - 1, min(limit, len(windows))).astype(int)
+    return np.array(windows[chosen]), shard.bytes_per_token
+
+
+def _context_length(checkpoint: Checkpoint) -> int:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True)
+    return int(config.max_position_embeddings)
+
+
+def _golden_prompts(checkpoint: Checkpoint, windows: np.ndarray) -> list[str]:
+    """Prompts whose continuations every later load must repeat: beginnings of unseen text."""
+    tokenizer = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
+    starts = windows[:: max(1, len(windows) // 4), :24]
+    return [tokenizer.decode(list(map(int, start))) for start in starts[:4]]
+
+
+def _reference(dataset: DatasetInfo, use: Literal["pretrain", "sft"]) -> DatasetRef:
+    return DatasetRef(id=dataset.id, merkle_root=dataset.merkle_root, rows=dataset.rows, use=use)
