@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 from everloop.errors import EngineStoppedError, StoreError
 from everloop.records import Interaction, Message
@@ -89,11 +89,8 @@ class Generation:
             ApiError: no token came in time.
         """
         request = self.request
-        outputs = cast(
-            "AsyncGenerator[RequestOutput, None]",
-            self._api.engine.generate(
-                request.prompt_token_ids, request.params, request.id, request.version
-            ),
+        outputs = self._api.engine.generate(
+            request.prompt_token_ids, request.params, request.id, request.version
         )
         async with aclosing(outputs):
             output = await self._first(outputs)
@@ -146,7 +143,7 @@ class Generation:
         self.text += output.text
         self._completion_tokens += len(output.token_ids)
         self._times = output.times
-        if output.finish_reason in ("abort", "error"):
+        if output.finish_reason == "abort" or output.finish_reason == "error":
             raise EngineStoppedError("The server could not finish this answer.")
         self._finish_reason = output.finish_reason
 

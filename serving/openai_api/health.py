@@ -1,6 +1,6 @@
 """/livez, /readyz, /healthz and /metrics, and the watch over the event loop.
 
-Alive means that the process answers; ready means that a request would be taken.
+Alive means that a restart would not help; ready means that a request would be taken.
 """
 
 import asyncio
@@ -15,9 +15,11 @@ from serving.openai_api.state import state_of
 _LAG_INTERVAL_SECONDS = 0.25
 
 
-async def livez(_request: Request) -> Response:
-    """Answer as long as the process does."""
-    return JSONResponse({"status": "alive"})
+async def livez(request: Request) -> Response:
+    """200 as long as the process can do its work, 503 when only a new one can."""
+    if state_of(request).is_alive:
+        return JSONResponse({"status": "alive"})
+    return JSONResponse({"status": "dead"}, status_code=503)
 
 
 async def readyz(request: Request) -> Response:

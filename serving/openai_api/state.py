@@ -40,7 +40,12 @@ class ApiState:
     @property
     def is_ready(self) -> bool:
         """Whether a request would be taken."""
-        return self.engine.current is not None and not self.is_draining
+        return self.engine.is_ready and not self.is_draining
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process can still do its work: an engine that has died cannot come back."""
+        return self.is_draining or self.engine.current is None or self.engine.is_ready
 
     def serving_version(self) -> "LLMEngine":
         """Give the champion.

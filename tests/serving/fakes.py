@@ -70,6 +70,11 @@ class ScriptedEngine:
     requests: list[tuple[list[int], SamplingParams]] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     loop: asyncio.AbstractEventLoop | None = None
+    is_dead: bool = False
+
+    @property
+    def is_ready(self) -> bool:
+        return self.current is not None and not self.is_dead
 
     def release(self) -> None:
         """Open the gate, from any thread."""
