@@ -1,0 +1,91 @@
+"""Programs from outside Python, a live exposition, and what both processes really expose."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from monitoring.drift_metrics import DriftMetrics
+from monitoring.drift_report import ColumnDrift, DriftReport
+from monitoring.metrics import Metrics
+
+TAG = "everloop:v20260101000000-abcdef"
+
+
+def program(name: str) -> str:
+    """Find a program; without it skip the test, but fail in CI, where it must be installed."""
+    path = shutil.which(name)
+    if path is None and os.environ.get("CI") == "true":
+        pytest.fail(f"{name} is missing in CI: run scripts/install-test-tools.sh first")
+    if path is None:
+        pytest.skip(f"{name} is not installed: run scripts/install-test-tools.sh")
+    return path
+
+
+@pytest.fixture
+def promtool() -> str:
+    return program("promtool")
+
+
+@pytest.fixture
+def prometheus() -> str:
+    return program("prometheus")
+
+
+@pytest.fixture
+def server_registry() -> CollectorRegistry:
+    """A server after one request."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics.model(TAG, TAG.partition(":")[2], "int8", "CPUExecutionProvider")
+    metrics.scheduled(TAG, 0.002, 40, 32)
+    metrics.step(TAG, 0.004, 3)
+    metrics.first_token(TAG, 0.05, 0.048)
+    metrics.inter_token(TAG, 0.004)
+    metrics.finished(TAG, "stop", 40, 12, 0.044)
+    metrics.load(TAG, 3, 2, 0.25)
+    metrics.request("chat", TAG, "ok", True, 0.1)
+    metrics.feedback("positive")
+    metrics.swap("ok")
+    metrics.event_loop_lag(0.0002)
+    return registry
+
+
+@pytest.fixture
+def monitor_registry() -> CollectorRegistry:
+    """A drift worker after one run."""
+    registry = CollectorRegistry()
+    metrics = DriftMetrics(registry)
+    column = ColumnDrift(
+        column="question_text",
+        method="domain_classifier_auc",
+        score=0.7,
+        threshold=0.6,
+        detected=True,
+    )
+    report = DriftReport(
+        share=0.5,
+        detected=True,
+        columns=(column,),
+        question_text=None,
+        left_out={},
+        reference_rows=1_000,
+        current_rows=500,
+        reference_model_versions=(TAG,),
+        current_model_versions=(TAG,),
+        html=Path("drift.html"),
+        json_report=Path("drift.json"),
+    )
+    metrics.compared(report)
+    metrics.ran(500, 1_700_000_000.0)
+    return registry
+
+
+@pytest.fixture
+def exposed(server_registry: CollectorRegistry, monitor_registry: CollectorRegistry) -> set[str]:
+    """The names of all samples that the two processes expose, and Prometheus' own `up`."""
+    registries = (server_registry, monitor_registry)
+    families = (family for registry in registries for family in registry.collect())
+    return {"up"} | {sample.name for family in families for sample in family.samples}
