@@ -1,0 +1,343 @@
+"""The engine's thread beside a real event loop."""
+
+import asyncio
+import gc
+import logging
+import shutil
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everloop.errors import (
+    ArtifactError,
+    DataError,
+    EngineStoppedError,
+    PromptTooLongError,
+    QueueFullError,
+)
+from serving.engine.async_engine import AsyncEngine
+from serving.engine.config import EngineConfig
+from serving.engine.llm_engine import LLMEngine
+from serving.engine.output_stream import OutputStream
+from serving.engine.sampling_params import SamplingParams
+from serving.engine.sequence import GenerationResult
+from tests.serving.engine.conftest import RecordingObserver
+
+GREEDY = SamplingParams(max_tokens=12, temperature=0.0, ignore_eos=True)
+LONG = SamplingParams(max_tokens=100, temperature=0.0, ignore_eos=True)
+PROMPT = [9, 8, 7, 6, 5]
+Scenario = Callable[[AsyncEngine], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture
+def run(
+    tiny_version: Path, engine_config: EngineConfig, observer: RecordingObserver
+) -> Callable[..., None]:
+    """Run a scenario on a started engine, and stop it."""
+
+    def run(scenario: Scenario, **settings: int) -> None:
+        async def main() -> None:
+            engine = AsyncEngine(engine_config.model_copy(update=settings), observer)
+            async with started(engine, tiny_version), asyncio.timeout(60):
+                await scenario(engine)
+
+        asyncio.run(main())
+
+    return run
+
+
+@asynccontextmanager
+async def started(engine: AsyncEngine, version: Path) -> AsyncIterator[AsyncEngine]:
+    await engine.start()
+    await engine.swap(version, grace_seconds=5)
+    try:
+        yield engine
+    finally:
+        await engine.stop(drain_seconds=5)
+
+
+async def collect(stream: OutputStream) -> GenerationResult:
+    return GenerationResult.join([output async for output in stream])
+
+
+def expected(version: Path, config: EngineConfig, params: SamplingParams) -> GenerationResult:
+    return LLMEngine.load(version, config).generate([PROMPT], params)[0]
+
+
+def test_concurrent_requests_give_what_the_core_gives(
+    run: Callable[..., None], tiny_version: Path, engine_config: EngineConfig
+) -> None:
+    alone = expected(tiny_version, engine_config, GREEDY)
+
+    async def scenario(engine: AsyncEngine) -> None:
+        streams = [engine.generate(PROMPT, GREEDY, str(number)) for number in range(9)]
+        assert await asyncio.gather(*map(collect, streams)) == [alone] * 9
+
+    run(scenario)
+
+
+def test_generate_streams_token_by_token_with_times_at_the_end(run: Callable[..., None]) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
+        outputs = [output async for output in engine.generate(PROMPT, GREEDY, "a")]
+        assert [len(output.token_ids) for output in outputs] == [1] * 12
+        assert [output.finish_reason for output in outputs] == [None] * 11 + ["length"]
+        assert outputs[-1].times is not None
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("way", ["close", "drop", "cancel"])
+def test_reader_that_goes_away_aborts_its_request(
+    run: Callable[..., None], observer: RecordingObserver, way: str
+) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
+        stream = engine.generate(PROMPT, LONG, "gone")
+        await anext(stream)
+        if way == "close":
+            await stream.aclose()
+            assert [output async for output in stream] == []
+        elif way == "cancel":
+            task = asyncio.create_task(collect(stream))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        del stream
+        gc.collect()
+        await engine._versions[0].idle.wait()
+        assert [event[0] for event in observer.named("finished")] == ["abort"]
+
+    run(scenario)
+
+
+def test_closing_a_finished_stream_aborts_nobody(
+    run: Callable[..., None], observer: RecordingObserver
+) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
+        stream = engine.generate(PROMPT, GREEDY, "same id")
+        await collect(stream)
+        again = engine.generate(PROMPT, GREEDY, "same id")
+        await stream.aclose()
+        assert (await collect(again)).finish_reason == "length"
+
+    run(scenario)
+
+
+def test_full_queue_refuses_with_a_time_to_come_back(run: Callable[..., None]) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
+        streams = [engine.generate(PROMPT, LONG, str(number)) for number in range(3)]
+        with pytest.raises(
+            QueueFullError, match=r"2 requests are waiting \(engine.max_queue\)"
+        ) as info:
+            engine.generate(PROMPT, GREEDY, "one more")
+        assert 1 <= info.value.retry_after_seconds <= 60
+        await asyncio.gather(*map(collect, streams))
+        assert (await collect(engine.generate(PROMPT, GREEDY, "later"))).finish_reason == "length"
+
+    run(scenario, max_num_seqs=1, max_queue=2)
+
+
+def test_retry_time_follows_the_recent_throughput(engine_config: EngineConfig) -> None:
+    engine = AsyncEngine(engine_config)
+    assert engine._retry_after_seconds() == 1.0
+    engine._finish_times.extend([10.0, 14.0, 22.0])
+    assert engine._retry_after_seconds() == 6.0
+    engine._finish_times.append(10_000.0)
+    assert engine._retry_after_seconds() == 60.0
+
+
+def test_bad_requests_are_refused_before_they_are_queued(run: Callable[..., None]) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
+        with pytest.raises(PromptTooLongError):
+            engine.generate(PROMPT * 30, GREEDY, "a")
+        with pytest.raises(DataError, match="empty"):
+            engine.generate([], GREEDY, "a")
+        stream = engine.generate(PROMPT, GREEDY, "a")
+        with pytest.raises(DataError, match="still in use"):
+            engine.generate(PROMPT, GREEDY, "a")
+        await collect(stream)
+
+    run(scenario)
+
+
+def test_failed_step_raises_in_its_own_streams_and_the_engine_goes_on(
+    run: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
+        runner = engine.current._model_runner  # type: ignore[union-attr]
+        session, runner._session = runner._session, None  # every run fails
+        with pytest.raises(EngineStoppedError, match="could not finish request a"):
+            await collect(engine.generate(PROMPT, GREEDY, "a"))
+        assert session is not None
+        assert (await collect(engine.generate(PROMPT, GREEDY, "b"))).finish_reason == "length"
+
+    run(scenario)
+    assert "step failed" in caplog.text
+
+
+def test_swap_under_load_answers_every_request_by_exactly_one_version(
+    run: Callable[..., None],
+    tiny_version: Path,
+    other_tiny_version: Path,
+    engine_config: EngineConfig,
+) -> None:
+    old = expected(tiny_version, engine_config, GREEDY)
+    new = expected(other_tiny_version, engine_config, GREEDY)
+    assert old != new
+
+    async def scenario(engine: AsyncEngine) -> None:
+        results: list[GenerationResult] = []
+        is_swapped = asyncio.Event()
+
+        async def client(name: int) -> None:
+            number = 0
+            while not is_swapped.is_set() or number < 3:
+                results.append(await collect(engine.generate(PROMPT, GREEDY, f"{name}.{number}")))
+                number += 1
+
+        clients = [asyncio.create_task(client(name)) for name in range(6)]
+        before = engine.generate(PROMPT, GREEDY, "before")
+        manifest = await engine.swap(other_tiny_version, grace_seconds=30)
+        after = engine.generate(PROMPT, GREEDY, "after")
+        is_swapped.set()
+        await asyncio.gather(*clients)
+        assert all(result in (old, new) for result in results)
+        assert await collect(before) == old
+        assert await collect(after) == new
+        assert engine.versions == [manifest.tag]
+        assert engine.current is not None
+        assert engine.current.manifest == manifest
+
+    run(scenario)
+
+
+def test_swap_aborts_what_outlives_the_grace(
+    run: Callable[..., None], other_tiny_version: Path
+) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
+        old = [engine.generate(PROMPT, LONG, str(number)) for number in range(8)]
+        await anext(old[0])
+        await engine.swap(other_tiny_version, grace_seconds=0)
+        reasons = {(await collect(stream)).finish_reason for stream in old}
+        assert "abort" in reasons
+        assert reasons <= {"abort", "length"}
+        assert len(engine.versions) == 1
+
+    run(scenario)
+
+
+def test_failed_swap_leaves_the_old_version_serving(
+    run: Callable[..., None], tiny_version: Path, engine_config: EngineConfig, tmp_path: Path
+) -> None:
+    alone = expected(tiny_version, engine_config, GREEDY)
+    broken = shutil.copytree(tiny_version, tmp_path / "broken")
+    with (broken / "model.onnx.data").open("ab") as file:
+        file.write(b"x")
+
+    async def scenario(engine: AsyncEngine) -> None:
+        current, versions = engine.current, engine.versions
+        with pytest.raises(ArtifactError, match="was changed"):
+            await engine.swap(broken, grace_seconds=1)
+        assert (engine.current, engine.versions) == (current, versions)
+        assert await collect(engine.generate(PROMPT, GREEDY, "a")) == alone
+
+    run(scenario)
+
+
+def test_generate_with_a_named_version_binds_to_it(
+    run: Callable[..., None], other_tiny_version: Path
+) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
+        first = engine.current
+        stream = engine.generate(PROMPT, GREEDY, "a", version=first)
+        assert (await collect(stream)).finish_reason == "length"
+        await engine.swap(other_tiny_version, grace_seconds=5)
+        with pytest.raises(EngineStoppedError, match="no such model version"):
+            engine.generate(PROMPT, GREEDY, "b", version=first)
+
+    run(scenario)
+
+
+def test_dropped_version_is_freed(run: Callable[..., None], other_tiny_version: Path) -> None:
+    import weakref
+
+    async def scenario(engine: AsyncEngine) -> None:
+        old = weakref.ref(engine.current)
+        await engine.swap(other_tiny_version, grace_seconds=5)
+        await collect(engine.generate(PROMPT, GREEDY, "a"))  # the thread has taken the command
+        gc.collect()
+        assert old() is None
+
+    run(scenario)
+
+
+def test_stop_lets_running_requests_finish_and_refuses_new_ones(
+    run: Callable[..., None],
+) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
+        stream = engine.generate(PROMPT, LONG, "a")
+        stopping = asyncio.create_task(engine.stop(drain_seconds=30))
+        await anext(stream)
+        with pytest.raises(EngineStoppedError, match="not running"):
+            engine.generate(PROMPT, GREEDY, "b")
+        assert (await collect(stream)).finish_reason == "length"
+        await stopping
+        assert (engine.current, engine.versions, engine.is_ready) == (None, [], False)
+
+    run(scenario)
+
+
+def test_stop_without_time_aborts(run: Callable[..., None]) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
+        streams = [engine.generate(PROMPT, LONG, str(number)) for number in range(8)]
+        await anext(streams[0])
+        await engine.stop(drain_seconds=0)
+        assert "abort" in {(await collect(stream)).finish_reason for stream in streams}
+
+    run(scenario)
+
+
+def test_swap_into_a_stopping_engine_is_refused(
+    run: Callable[..., None], other_tiny_version: Path
+) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
+        swapping = asyncio.create_task(engine.swap(other_tiny_version, grace_seconds=1))
+        await asyncio.sleep(0)
+        await engine.stop(drain_seconds=1)
+        with pytest.raises(EngineStoppedError):
+            await swapping
+
+    run(scenario)
+
+
+def test_engine_without_a_version_refuses(engine_config: EngineConfig) -> None:
+    async def main() -> None:
+        engine = AsyncEngine(engine_config)
+        await engine.start()
+        assert not engine.is_ready
+        with pytest.raises(EngineStoppedError, match="no such model version"):
+            engine.generate(PROMPT, GREEDY, "a")
+        await engine.stop(drain_seconds=0)
+
+    asyncio.run(main())
+
+
+def test_dead_thread_fails_every_stream_and_is_not_ready(
+    run: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    def explode() -> None:
+        raise RuntimeError("a fault of ours")
+
+    async def scenario(engine: AsyncEngine) -> None:
+        stream = engine.generate(PROMPT, LONG, "a")
+        engine._inbox.put(explode)
+        with pytest.raises(EngineStoppedError):
+            await collect(stream)
+        assert not engine.is_ready
+
+    with caplog.at_level(logging.ERROR):
+        run(scenario)
+    assert "the engine's thread died" in caplog.text

@@ -1,0 +1,354 @@
+"""The synchronous engine on a real tiny graph."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everloop.errors import DataError, EngineError, PromptTooLongError
+from serving.engine import llm_engine as llm_engine_module
+from serving.engine import scheduler
+from serving.engine.config import EngineConfig
+from serving.engine.llm_engine import LLMEngine
+from serving.engine.sampling_params import SamplingParams
+from serving.engine.sequence import GenerationResult, RequestOutput
+from tests.serving.engine.conftest import RecordingObserver
+
+Load = Callable[..., LLMEngine]
+GREEDY = SamplingParams(max_tokens=12, temperature=0.0, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_version: Path, engine_config: EngineConfig) -> LLMEngine:
+    return LLMEngine.load(tiny_version, engine_config)
+
+
+def _prompt(seed: int, size: int) -> list[int]:
+    random_ = random.Random(seed)
+    return [random_.randrange(3, 259) for _ in range(size)]
+
+
+def _run(engine: LLMEngine) -> dict[str, GenerationResult]:
+    """Step until nothing is left."""
+    outputs: dict[str, list[RequestOutput]] = {}
+    while engine.has_unfinished:
+        for output in engine.step():
+            outputs.setdefault(output.request_id, []).append(output)
+    return {name: GenerationResult.join(each) for name, each in outputs.items()}
+
+
+def _alone(load: Load, prompt: list[int], params: SamplingParams) -> GenerationResult:
+    """What a fresh engine that has never seen anything else generates."""
+    [result] = load(max_num_batched_tokens=128, max_num_seqs=1).generate([prompt], params)
+    return result
+
+
+def test_generate_gives_results_in_the_order_of_the_prompts(engine: LLMEngine) -> None:
+    prompts = [_prompt(seed, size) for seed, size in enumerate((40, 3, 90, 1, 17, 5))]
+    params = [SamplingParams(max_tokens=n, temperature=0.0, ignore_eos=True) for n in range(1, 7)]
+    results = engine.generate(prompts, params)
+    assert [len(result.token_ids) for result in results] == [1, 2, 3, 4, 5, 6]
+    assert {result.finish_reason for result in results} == {"length"}
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        GREEDY,
+        SamplingParams(max_tokens=12, seed=3, ignore_eos=True),
+        SamplingParams(max_tokens=12, temperature=0.8, top_p=0.9, top_k=40, seed=-5),
+    ],
+)
+def test_batched_generation_equals_each_request_alone(load: Load, params: SamplingParams) -> None:
+    prompts = [_prompt(seed, size) for seed, size in enumerate((40, 3, 90, 1, 17, 5))]
+    assert load().generate(prompts, params) == [_alone(load, one, params) for one in prompts]
+
+
+@pytest.mark.parametrize("budget", [4, 7, 32, 100])
+def test_chunked_prefill_equals_whole(load: Load, budget: int) -> None:
+    prompt = _prompt(1, 100)
+    [result] = load(max_num_batched_tokens=budget).generate([prompt], GREEDY)
+    assert result == _alone(load, prompt, GREEDY)
+
+
+def test_steps_split_in_two_runs_give_the_same(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [_prompt(seed, size) for seed, size in enumerate((40, 3, 90, 20))]
+    expected = load().generate(prompts, GREEDY)
+    monkeypatch.setattr(scheduler, "_MAX_ROWS_BESIDE_CHUNK", 1)
+    monkeypatch.setattr(scheduler, "_WIDE_CHUNK", 5)
+    assert load().generate(prompts, GREEDY) == expected
+
+
+def test_prefix_reuse_gives_identical_output_and_is_reported(
+    load: Load, observer: RecordingObserver
+) -> None:
+    engine = load(observer)
+    first, second = _prompt(1, 60), [*_prompt(1, 45), 9, 9, 9]
+    engine.add_request("first", first, GREEDY)
+    _run(engine)
+    engine.add_request("second", second, GREEDY)
+    outputs = []
+    while engine.has_unfinished:
+        outputs += engine.step()
+    assert GenerationResult.join(outputs) == _alone(load, second, GREEDY)
+    assert outputs[-1].num_cached_tokens == 45
+    assert observer.named("scheduled") == [(60, 0), (48, 45)]
+
+
+def test_conversation_reuses_its_own_answers(load: Load) -> None:
+    engine = load()
+    prompt = _prompt(2, 20)
+    [answer] = engine.generate([prompt], GREEDY)
+    longer = [*prompt, *answer.token_ids, 7, 8]
+    engine.add_request("next", longer, GREEDY)
+    outputs = []
+    while engine.has_unfinished:
+        outputs += engine.step()
+    # The last token of an answer is chosen but never run, so its state is not there.
+    assert outputs[-1].num_cached_tokens == 20 + 12 - 1
+    assert GenerationResult.join(outputs) == _alone(load, longer, GREEDY)
+
+
+def test_slots_are_used_again_and_again(load: Load) -> None:
+    engine = load(max_num_seqs=2)
+    prompts = [_prompt(seed, 5 + seed) for seed in range(12)]
+    assert engine.generate(prompts, GREEDY) == [_alone(load, one, GREEDY) for one in prompts]
+
+
+def test_unseeded_requests_differ(engine: LLMEngine) -> None:
+    params = SamplingParams(max_tokens=12, ignore_eos=True)
+    first, second = engine.generate([_prompt(1, 9)] * 2, params)
+    assert first.token_ids != second.token_ids
+
+
+def test_max_tokens_ends_with_length(engine: LLMEngine) -> None:
+    [result] = engine.generate([_prompt(1, 9)], GREEDY)
+    assert (len(result.token_ids), result.finish_reason) == (12, "length")
+
+
+def test_end_token_ends_with_stop_and_has_no_text(
+    engine: LLMEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = iter([[70], [71], [2], [72]])
+    monkeypatch.setattr(llm_engine_module.sampler, "sample", lambda *_: next(script))
+    params = SamplingParams(max_tokens=9, temperature=0.0)
+    [result] = engine.generate([_prompt(1, 9)], params)
+    text = engine.tokenizer.decode([70, 71])
+    assert result == GenerationResult(text, (70, 71, 2), "stop")
+
+
+def test_ignore_eos_goes_on_past_the_end_token(
+    engine: LLMEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = iter([[70], [2], [72]])
+    monkeypatch.setattr(llm_engine_module.sampler, "sample", lambda *_: next(script))
+    params = SamplingParams(max_tokens=3, temperature=0.0, ignore_eos=True)
+    [result] = engine.generate([_prompt(1, 9)], params)
+    assert result == GenerationResult(engine.tokenizer.decode([70, 72]), (70, 2, 72), "length")
+
+
+def test_stop_text_across_tokens_ends_with_stop(
+    engine: LLMEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = iter([[token] for token in engine.tokenizer.encode("one\n\ntwo").ids])
+    monkeypatch.setattr(llm_engine_module.sampler, "sample", lambda *_: next(script))
+    [result] = engine.generate([_prompt(1, 9)], SamplingParams(max_tokens=20, stop=("\n\n",)))
+    assert (result.text, result.finish_reason) == ("one", "stop")
+
+
+def test_held_text_is_given_at_the_end_of_a_length_stop(
+    engine: LLMEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = iter([[token] for token in engine.tokenizer.encode("ab\n").ids])
+    monkeypatch.setattr(llm_engine_module.sampler, "sample", lambda *_: next(script))
+    [result] = engine.generate([_prompt(1, 9)], SamplingParams(max_tokens=3, stop=("\n\n",)))
+    assert (result.text, result.finish_reason) == ("ab\n", "length")
+
+
+def test_times_are_in_order_on_the_last_output_only(engine: LLMEngine) -> None:
+    engine.add_request("a", _prompt(1, 40), GREEDY)
+    outputs = []
+    while engine.has_unfinished:
+        outputs += engine.step()
+    assert [output.times for output in outputs[:-1]] == [None] * 11
+    times = outputs[-1].times
+    assert times is not None
+    assert times.arrival <= times.scheduled < times.first_token < times.finished
+
+
+def test_abort_of_a_running_request_frees_its_slot(load: Load) -> None:
+    engine = load(max_num_seqs=1)
+    engine.add_request("long", _prompt(1, 40), GREEDY)
+    engine.add_request("next", _prompt(2, 5), GREEDY)
+    for _ in range(4):
+        engine.step()
+    engine.abort_request("long")
+    aborted, *_ = engine.step()
+    assert (aborted.request_id, aborted.finish_reason) == ("long", "abort")
+    assert _run(engine)["next"].finish_reason == "length"
+
+
+def test_abort_of_a_waiting_request_ends_it_without_a_slot(load: Load) -> None:
+    engine = load(max_num_seqs=1)
+    engine.add_request("first", _prompt(1, 5), GREEDY)
+    engine.add_request("waiting", _prompt(2, 5), GREEDY)
+    engine.step()
+    engine.abort_request("waiting")
+    assert _run(engine)["waiting"] == GenerationResult("", (), "abort")
+
+
+def test_abort_of_an_unknown_request_does_nothing(engine: LLMEngine) -> None:
+    engine.abort_request("never")
+    assert not engine.has_unfinished
+
+
+def test_request_that_does_not_fit_is_refused(engine: LLMEngine) -> None:
+    message = r"the prompt has 120 tokens and max_tokens is 12; together the model takes 128"
+    with pytest.raises(PromptTooLongError, match=message):
+        engine.add_request("a", _prompt(1, 120), GREEDY)
+    assert not engine.has_unfinished
+
+
+def test_request_that_just_fits_is_served(engine: LLMEngine) -> None:
+    [result] = engine.generate([_prompt(1, 116)], GREEDY)
+    assert len(result.token_ids) == 12
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [([], "prompt is empty"), ([5, -1], "ids from -1 to 5"), ([259], "model knows 0 to 258")],
+)
+def test_prompt_that_the_model_cannot_read_is_refused(
+    engine: LLMEngine, prompt: list[int], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        engine.add_request("a", prompt, GREEDY)
+
+
+def test_request_id_in_use_is_refused(load: Load) -> None:
+    engine = load()
+    engine.add_request("a", [5], GREEDY)
+    with pytest.raises(DataError, match="request id a is still in use"):
+        engine.add_request("a", [5], GREEDY)
+
+
+def test_generate_beside_other_requests_is_refused(load: Load) -> None:
+    engine = load()
+    engine.add_request("a", [5], GREEDY)
+    with pytest.raises(EngineError, match="offline"):
+        engine.generate([[5]], GREEDY)
+
+
+def test_failed_step_ends_its_own_rows_and_the_engine_goes_on(
+    load: Load, monkeypatch: pytest.MonkeyPatch, observer: RecordingObserver
+) -> None:
+    monkeypatch.setattr(scheduler, "_MAX_ROWS_BESIDE_CHUNK", 0)
+    monkeypatch.setattr(scheduler, "_WIDE_CHUNK", 3)
+    engine = load(observer)
+    good = _prompt(2, 3)
+    engine.add_request("bad", _prompt(1, 9), GREEDY)
+    engine.add_request("good", good, GREEDY)
+    engine._sequences["bad"].token_ids[4] = 10**6  # no such row of the embedding table
+    results = _run(engine)
+    assert results["bad"] == GenerationResult("", (), "error")
+    assert results["good"] == _alone(load, good, GREEDY)
+    assert ("error", 9, 0) in observer.named("finished")
+    assert engine.generate([good], GREEDY) == [results["good"]]
+
+
+def test_failed_step_keeps_no_prefix(load: Load) -> None:
+    engine = load()
+    prompt = _prompt(1, 30)
+    engine.add_request("bad", prompt, GREEDY)
+    engine._sequences["bad"].token_ids[25] = 10**6
+    _run(engine)
+    engine.add_request("again", prompt, GREEDY)
+    outputs = []
+    while engine.has_unfinished:
+        outputs += engine.step()
+    assert outputs[-1].num_cached_tokens == 0
+    assert GenerationResult.join(outputs) == _alone(load, prompt, GREEDY)
+
+
+class _BrokenSession:
+    """A session after a failure that it does not recover from."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def io_binding(self) -> Any:
+        return self._session.io_binding()
+
+    def run_with_iobinding(self, binding: Any) -> None:
+        raise RuntimeError("no longer usable")
+
+
+def test_session_that_refuses_further_runs_is_opened_again(load: Load) -> None:
+    engine = load()
+    runner = engine._model_runner
+    runner._session = _BrokenSession(runner._session)
+    prompt = _prompt(1, 9)
+    assert engine.generate([prompt], GREEDY) == [GenerationResult("", (), "error")]
+    assert engine.generate([prompt], GREEDY) == [_alone(load, prompt, GREEDY)]
+
+
+def test_observer_hears_every_event(load: Load, observer: RecordingObserver) -> None:
+    engine = load(observer, max_num_seqs=2)
+    engine.generate([_prompt(1, 40), _prompt(2, 5)], SamplingParams(max_tokens=3, ignore_eos=True))
+    # 40 + 5 tokens at 32 a step, then two and two decode steps that overlap.
+    assert observer.named("scheduled") == [(40, 0), (5, 0)]
+    assert observer.named("first_token") == [(True,), (True,)]
+    assert len(observer.named("inter_token")) == 4
+    assert sorted(observer.named("finished")) == [("length", 5, 3), ("length", 40, 3)]
+    assert observer.named("step") == [(1,), (2,), (2,), (2,)]
+    assert observer.named("load")[0] == (1, 1, 0.5)
+    assert observer.named("load")[-1] == (0, 0, 0.0)
+
+
+def test_golden_check_is_not_observed(load: Load, observer: RecordingObserver) -> None:
+    load(observer)
+    assert observer.events == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_arrivals_and_aborts_change_no_answer(load: Load, seed: int) -> None:
+    random_ = random.Random(seed)
+    engine = load(max_num_batched_tokens=random_.choice((5, 16, 32)))
+    shared = _prompt(seed, 50)
+    requests = {
+        str(number): (
+            shared[: random_.randint(1, 50)] + _prompt(number, random_.randint(1, 20)),
+            SamplingParams(
+                max_tokens=random_.randint(1, 15),
+                temperature=random_.choice((0.0, 1.0)),
+                top_p=random_.choice((1.0, 0.7)),
+                seed=number,
+            ),
+        )
+        for number in range(16)
+    }
+    waiting = list(requests)
+    outputs: dict[str, list[RequestOutput]] = {name: [] for name in requests}
+    aborted = set()
+    while waiting or engine.has_unfinished:
+        if waiting and random_.random() < 0.4:
+            name = waiting.pop(0)
+            engine.add_request(name, *requests[name])
+        if random_.random() < 0.05 and engine._sequences:
+            aborted.add(victim := random_.choice(list(engine._sequences)))
+            engine.abort_request(victim)
+        for output in engine.step():
+            outputs[output.request_id].append(output)
+    assert all(each[-1].finish_reason for each in outputs.values()), "every request ends"
+    assert engine._cache.num_free_slots == 4, "every slot returns"
+    alone = load(max_num_seqs=1)
+    for name, (prompt, params) in requests.items():
+        alone._cache.clear()
+        [expected] = alone.generate([prompt], params)
+        result = GenerationResult.join(outputs[name])
+        if name in aborted:
+            assert expected.token_ids[: len(result.token_ids)] == result.token_ids
+        else:
+            assert result == expected
