@@ -62,9 +62,7 @@ class DatasetWriter:
 
     def drop(self, dropped: Dropped) -> None:
         """Keep and count something that does not enter the dataset."""
-        # A dropped text may hold half a character, which UTF-8 cannot write.
-        line = dropped.model_dump_json().encode("utf-8", errors="replace")
-        self._dropped.write(line + b"\n")
+        self._dropped.write(dropped.model_dump_json().encode("utf-8") + b"\n")
         self.drops[dropped.step, dropped.reason] += 1
 
     def finish(

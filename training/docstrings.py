@@ -5,6 +5,7 @@ distutils, …) and tests are skipped, so that the same Python gives the same co
 """
 
 import ast
+import copy
 import sys
 import sysconfig
 import warnings
@@ -150,6 +151,7 @@ def _signature(arguments: ast.arguments, skip_first: bool) -> str:
 
     `def join(self, a: str, *p)` of a method gives `(a, *p)`.
     """
+    arguments = copy.deepcopy(arguments)  # a constructor's are written twice
     for argument in ast.walk(arguments):
         if isinstance(argument, ast.arg):
             argument.annotation = None

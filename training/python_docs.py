@@ -125,10 +125,9 @@ def _answer(entry: Entry) -> str | None:
     paragraph = _first_prose(entry.docstring)
     if len(paragraph) <= _MAX_ANSWER_CHARACTERS:
         return paragraph or None
-    ends = [
-        match.end() for match in _SENTENCE_END.finditer(paragraph[: _MAX_ANSWER_CHARACTERS + 1])
-    ]
-    return paragraph[: ends[-1]] if ends else None
+    ends = [match.end() for match in _SENTENCE_END.finditer(paragraph)]
+    fitting = [end for end in ends if _MIN_ANSWER_CHARACTERS <= end <= _MAX_ANSWER_CHARACTERS]
+    return paragraph[: fitting[-1]] if fitting else None
 
 
 def _first_prose(docstring: str) -> str:

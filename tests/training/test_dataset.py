@@ -1,0 +1,193 @@
+import hashlib
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from everloop.errors import ConfigError, DataError
+from everloop.records import DatasetInfo, content_hash
+from everloop.settings import Home, RunFile
+from training import python_docs
+from training.dataset import (
+    DataConfig,
+    build_dataset,
+    read_dropped,
+    read_items,
+    read_rows,
+    split_of,
+)
+
+ANIMALS = ("fox", "dog", "owl", "cat", "hen", "cow", "pig", "bee", "ant", "elk")
+
+
+def sentence(number: int) -> str:
+    return (
+        f"The {ANIMALS[number % 10]} of house number {number} likes to read the documentation "
+        "of the library that it is going to work with."
+    )
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.jsonl"
+    rows: list[object] = [{"text": sentence(number)} for number in range(60)]
+    rows += [
+        {
+            "messages": [
+                {"role": "user", "content": f"Who lives in house {number}?"},
+                {"role": "assistant", "content": f"The {ANIMALS[number % 10]}: a{number}@b.org"},
+            ]
+        }
+        for number in range(60)
+    ]
+    rows += [{"text": sentence(3)}, {"text": "too short"}, {"title": "no text"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def config(path: Path, **settings: object) -> DataConfig:
+    return DataConfig.model_validate({"sources": [str(path)], "licence": "MIT", **settings})
+
+
+def build(path: Path, home: Home, **settings: object) -> DatasetInfo:
+    return build_dataset(config(path, **settings), home)
+
+
+def test_build_dataset_keeps_counts_and_reasons(corpus: Path, home: Home) -> None:
+    seen: list[int] = []
+    info = build_dataset(config(corpus), home, seen.append)
+    assert sum(info.counts["train"].values()) + sum(info.counts["validation"].values()) == 120
+    assert info.rows == 120
+    assert info.dropped == {
+        "duplicates": {"duplicate": 1},
+        "length": {"too_short": 1},
+        "read": {"no_text": 1},
+    }
+    assert info.masked == {"email": 60}
+    assert (info.sources, info.licences, info.python_version) == ((str(corpus),), ("MIT",), None)
+    assert seen == list(range(1, 123))
+    dropped = list(read_dropped(home.data / info.id))
+    assert {(item.source, item.text) for item in dropped} == {
+        (f"{corpus}:121", sentence(3)),
+        (f"{corpus}:122", "too short"),
+        (f"{corpus}:123", '{"title": "no text"}'),
+    }
+
+
+def test_build_dataset_writes_rows_that_name_their_document(corpus: Path, home: Home) -> None:
+    rows = list(read_rows(home.data / build(corpus, home).id))
+    assert rows[0].text == sentence(0)
+    assert rows[0].sources[0].id == f"{corpus}:1"
+    assert rows[60].messages is not None
+    assert rows[60].messages[1].content == "The fox: <EMAIL>"
+    assert all(row.id == content_hash(row.text, row.messages) for row in rows)
+
+
+def test_build_dataset_twice_gives_one_version(corpus: Path, home: Home) -> None:
+    assert build(corpus, home) == build(corpus, home)
+    assert len(list(home.data.iterdir())) == 1
+
+
+def test_build_dataset_never_moves_a_document_when_data_is_added(corpus: Path, home: Home) -> None:
+    before = {row.id: row.split for row in read_rows(home.data / build(corpus, home).id)}
+    with corpus.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps({"text": sentence(number)}) + "\n" for number in range(90, 150))
+    after = {row.id: row.split for row in read_rows(home.data / build(corpus, home).id)}
+    assert len(after) > len(before)
+    assert {key: after[key] for key in before} == before
+
+
+def test_split_of_keeps_its_promise() -> None:
+    sides = [split_of(f"doc/{number}", 0.1, seed=0) for number in range(10_000)]
+    assert 900 < sides.count("validation") < 1100
+    assert split_of("stdlib/os.path", 0.5, seed=7) == split_of("stdlib/os.path", 0.5, seed=7)
+    digest = hashlib.sha256(b"0:doc/1").digest()
+    assert (sides[1] == "validation") == (digest[0] < 26 and int.from_bytes(digest[:2]) < 6554)
+
+
+@pytest.mark.parametrize(("share", "side"), [(1e-9, "validation"), (1 - 1e-9, "train")])
+def test_build_dataset_refuses_a_split_with_an_empty_side(
+    corpus: Path, home: Home, share: float, side: str
+) -> None:
+    with pytest.raises(DataError, match=f"leaves no {side} data: all 60 chat rows"):
+        build(corpus, home, validation_share=share)
+    assert list(home.data.iterdir()) == []
+
+
+def test_build_dataset_refuses_an_empty_corpus(tmp_path: Path, home: Home) -> None:
+    (tmp_path / "a.txt").write_text("\n \n")
+    with pytest.raises(DataError, match=r"the corpus is empty: .*a\.txt holds no text"):
+        build(tmp_path / "a.txt", home)
+
+
+def test_build_dataset_says_which_rule_left_nothing(corpus: Path, home: Home) -> None:
+    corpus.write_text(json.dumps({"text": "short"}) + "\n")
+    with pytest.raises(DataError, match=r"dropped by length \(too_short, 1 of 1\)"):
+        build(corpus, home)
+
+
+def test_build_dataset_refuses_an_unknown_topic(corpus: Path, home: Home) -> None:
+    with pytest.raises(DataError, match="the corpus has no topic 'os'"):
+        build(corpus, home, exclude_topics=["os"])
+
+
+def test_table_reads_toml_and_names_an_unknown_key(tmp_path: Path) -> None:
+    run = RunFile.load(Path("configs/python-docs.toml"), ('data.exclude_topics=["unittest"]',))
+    table = run.table("data", DataConfig)
+    assert (table.sources, table.exclude_topics) == (("python-docs",), ("unittest",))
+    with pytest.raises(ConfigError, match=r"data\.min_word; did you mean min_words"):
+        RunFile.load(None, ("data.min_word=3",)).table("data", DataConfig)
+    with pytest.raises(ConfigError, match=r"data\.sources"):
+        RunFile.load(None, ("data.sources=[]",)).table("data", DataConfig)
+
+
+@pytest.fixture(scope="module")
+def python_version(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DatasetInfo]:
+    home = Home(tmp_path_factory.mktemp("home"))
+    info = build_dataset(DataConfig(exclude_topics=("unittest",)), home)
+    return home.data / info.id, info
+
+
+@pytest.mark.slow
+def test_python_docs_become_a_dataset(python_version: tuple[Path, DatasetInfo]) -> None:
+    _, info = python_version
+    assert info.licences == ("PSF-2.0",)
+    assert info.python_version
+    assert info.counts["train"]["text"] > 300
+    assert info.counts["train"]["chat"] > 2_000
+    assert 20 <= info.counts["validation"]["text"] <= 100
+    kept = info.counts["train"]["text"] + info.counts["validation"]["text"]
+    refused = sum(count for step in ("length", "quality") for count in info.dropped[step].values())
+    assert refused < 0.15 * kept
+
+
+@pytest.mark.slow
+def test_python_docs_leave_out_a_topic_but_can_still_ask_it(
+    python_version: tuple[Path, DatasetInfo],
+) -> None:
+    folder, info = python_version
+    pairs = python_docs.pairs("unittest")
+    assert info.dropped["exclude_topics"] == {"unittest": len(pairs)}
+    rows = list(read_rows(folder))
+    assert "unittest" not in {row.topic for row in rows}
+    assert "stdlib/unittest.case" in {row.sources[0].id for row in rows if row.text}
+    assert not {pair.messages[0].content for pair in pairs} & {
+        row.messages[0].content for row in rows if row.messages
+    }
+
+
+@pytest.mark.slow
+def test_python_docs_pairs_lie_on_the_side_of_their_document(
+    python_version: tuple[Path, DatasetInfo],
+) -> None:
+    sides: dict[str, set[str]] = {}
+    for row in read_rows(python_version[0]):
+        sides.setdefault(row.sources[0].id, set()).add(row.split)
+    assert all(len(splits) == 1 for splits in sides.values())
+
+
+def test_read_items_combines_sources(corpus: Path) -> None:
+    both = DataConfig(sources=(str(corpus), "python-docs"))
+    items = list(itertools.islice(read_items(both), 150))
+    assert (items[0].source, items[-1].source) == (f"{corpus}:1", "pydoc_data.topics")
