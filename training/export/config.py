@@ -20,7 +20,7 @@ class ExportConfig(Config):
         None, ge=32, description="tokens of prompt and answer; absent: all that the model takes"
     )
     max_query_len: int = Field(
-        256, ge=1, le=4096, description="tokens that one row may add in one step of the engine"
+        256, ge=16, le=4096, description="tokens that one row may add in one step of the engine"
     )
     max_fp32_diff: float = Field(
         1e-4, gt=0, description="largest logit difference between the fp32 graph and torch"

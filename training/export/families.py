@@ -98,7 +98,11 @@ def read_architecture(checkpoint: Path) -> Architecture:
     """
     path = checkpoint / "config.json"
     family = FAMILIES[_architecture_name(path)]
-    config = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
+    try:
+        config = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
+    except Exception as error:  # transformers' checks have no base of their own
+        reason = " ".join(str(error).split())
+        raise ArtifactError(f"{path}: transformers refuses it: {reason}.") from error
     _refuse_unsupported(path, config)
     head_dim = getattr(config, "head_dim", None) or (
         config.hidden_size // config.num_attention_heads

@@ -66,17 +66,18 @@ def parity_steps(max_model_len: int, max_query_len: int) -> Iterator[ParityStep]
         roll_back={2: 3},
         new_tokens={slot: min(4, max_query_len) for slot in range(_SLOTS)},
     )
-    left = min(max_model_len, _LONGEST)
-    first = True
-    while left:
-        chunk = min(left, max_query_len)
+    longest = min(max_model_len, _LONGEST)
+    for start in range(0, longest - 1, max_query_len):
         yield ParityStep(
-            name="row to the longest length, beside decodes",
-            free=(1,) if first else (),
-            new_tokens={1: chunk} | ({0: 1, 3: 1} if first else {}),
+            name="chunks of a long row",
+            free=() if start else (1,),
+            new_tokens={1: min(max_query_len, longest - 1 - start)},
         )
-        left -= chunk
-        first = False
+    yield ParityStep(
+        name="last token of the long row beside the widest chunk",
+        free=(3,),
+        new_tokens={1: 1, 3: min(max_query_len, longest)},
+    )
 
 
 def max_abs_logit_diff(

@@ -86,7 +86,7 @@ def export_checkpoint(
         bytes_per_token=bytes_per_token,
         progress=progress,
     )
-    target = staging / f"v{datetime.now(UTC):%Y%m%d%H%M%S}-{lineage.checkpoint_sha256[:6]}"
+    target = staging / _version_name(lineage)
     if target.exists():
         raise ArtifactError(f"{target} already exists. Remove it or export into another folder.")
     staging.mkdir(parents=True, exist_ok=True)
@@ -108,6 +108,10 @@ def export_checkpoint(
         proven.report.val_bpb,
     )
     return target
+
+
+def _version_name(lineage: Lineage) -> str:
+    return f"v{datetime.now(UTC):%Y%m%d%H%M%S}-{lineage.checkpoint_sha256[:6]}"
 
 
 def _max_model_len(config: ExportConfig, architecture: Architecture) -> int:

@@ -1,0 +1,91 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from everloop.errors import ArtifactError
+from tests.tiny_model import make_tiny_checkpoint
+from training.export.families import FAMILIES, read_architecture
+
+
+def change_config(checkpoint: Path, **values: object) -> None:
+    path = checkpoint / "config.json"
+    content = json.loads(path.read_text(encoding="utf-8")) | values
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_read_architecture_gives_names_and_sizes(tiny_checkpoint: Path) -> None:
+    architecture = read_architecture(tiny_checkpoint)
+
+    assert architecture.model_type == "qwen3"
+    assert architecture.family.query_norm == "self_attn.q_norm"
+    assert (architecture.n_layer, architecture.n_head, architecture.n_kv_head) == (2, 4, 2)
+    assert (architecture.n_embd, architecture.head_dim, architecture.n_ff) == (64, 32, 96)
+    assert architecture.is_tied
+
+
+def test_read_architecture_derives_the_head_width(tmp_path: Path) -> None:
+    checkpoint = make_tiny_checkpoint(tmp_path, family="llama")
+    change_config(checkpoint, head_dim=None)
+
+    assert read_architecture(checkpoint).head_dim == 16
+
+
+def test_rotary_table_follows_theta(tmp_path: Path) -> None:
+    settings = {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}
+    checkpoint = make_tiny_checkpoint(tmp_path, family="llama", **settings)
+
+    cosines, sines = read_architecture(checkpoint).rotary_table(3)
+
+    assert cosines.shape == sines.shape == (3, 8)
+    # Pair 4 of 8 turns by theta ** -0.5 = 0.1 radians per position.
+    assert cosines[2, 4] == pytest.approx(np.cos(0.2), abs=1e-7)
+    assert sines[2, 0] == pytest.approx(np.sin(2.0), abs=1e-7)
+
+
+def test_read_architecture_names_what_is_supported(tmp_path: Path) -> None:
+    checkpoint = make_tiny_checkpoint(tmp_path)
+    change_config(checkpoint, architectures=["MambaForCausalLM"])
+
+    with pytest.raises(ArtifactError, match="MambaForCausalLM cannot be exported; supported: "):
+        read_architecture(checkpoint)
+    assert sorted(FAMILIES) == ["LlamaForCausalLM", "Qwen3ForCausalLM"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"hidden_act": "gelu"}, "hidden_act gelu cannot be exported"),
+        ({"head_dim": 24}, "head_dim must be divisible by 16, got 24"),
+        (
+            {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 16},
+            "'sliding_attention'.* cannot be exported",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+            "rope_type dynamic cannot be exported",
+        ),
+        ({"num_hidden_layers": "two"}, "refuses it: .*num_hidden_layers"),
+    ],
+)
+def test_read_architecture_refuses_what_the_graph_cannot_say(
+    tmp_path: Path, values: dict[str, object], message: str
+) -> None:
+    checkpoint = make_tiny_checkpoint(tmp_path)
+    change_config(checkpoint, **values)
+
+    with pytest.raises(ArtifactError, match=message):
+        read_architecture(checkpoint)
+
+
+def test_read_architecture_refuses_a_folder_without_config(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"config\.json is missing"):
+        read_architecture(tmp_path)
+
+
+def test_read_architecture_refuses_broken_json(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{", encoding="utf-8")
+
+    with pytest.raises(ArtifactError, match="not readable as JSON"):
+        read_architecture(tmp_path)
