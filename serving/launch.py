@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,8 +34,8 @@ def serve(
     host: str,
     port: int,
     *,
-    config_file: Path | None = None,
-    overrides: tuple[str, ...] = (),
+    config: Path | None = None,
+    overrides: Sequence[str] = (),
 ) -> NoReturn:
     """Become the server: this process turns into BentoML's, so that signals need no forwarding.
 
@@ -42,18 +43,18 @@ def serve(
         home: the home folder.
         host: a loopback address.
         port: a free one.
-        config_file: TOML of the run.
+        config: TOML of the run.
         overrides: `table.key=value`, laid over it.
 
     Raises:
         ConfigError: see `check`.
         ArtifactError: there is no model version to serve.
     """
-    check(home, host, port, config_file=config_file, overrides=overrides)
+    check(home, host, port, config=config, overrides=overrides)
     arguments = command(host, port)
     sys.stdout.flush()
     os.dup2(2, 1)  # stdout is for results; a server has none
-    os.execve(arguments[0], arguments, environment(home, config_file, overrides))
+    os.execve(arguments[0], arguments, environment(home, config, overrides))
 
 
 def start(
@@ -61,25 +62,25 @@ def start(
     host: str,
     port: int,
     *,
-    config_file: Path | None = None,
-    overrides: tuple[str, ...] = (),
+    config: Path | None = None,
+    overrides: Sequence[str] = (),
     log_file: Path | None = None,
 ) -> "subprocess.Popen[bytes]":
     """Start a server beside this program, in a session of its own; SIGTERM stops it.
 
     Args:
-        home, host, port, config_file, overrides: as for `serve`.
+        home, host, port, config, overrides: as for `serve`.
         log_file: takes the server's output; None for this program's stderr.
 
     Raises:
         ConfigError, ArtifactError: as for `serve`.
     """
-    check(home, host, port, config_file=config_file, overrides=overrides)
+    check(home, host, port, config=config, overrides=overrides)
     output = None if log_file is None else log_file.open("ab")
     try:
         return subprocess.Popen(
             command(host, port),
-            env=environment(home, config_file, overrides),
+            env=environment(home, config, overrides),
             stdin=subprocess.DEVNULL,
             stdout=output or sys.stderr,
             stderr=output or sys.stderr,
@@ -95,8 +96,8 @@ def check(
     host: str,
     port: int,
     *,
-    config_file: Path | None = None,
-    overrides: tuple[str, ...] = (),
+    config: Path | None = None,
+    overrides: Sequence[str] = (),
 ) -> None:
     """Find out whether a server can start.
 
@@ -105,7 +106,7 @@ def check(
             folder, or the run file is wrong.
         ArtifactError: there is no model version to serve.
     """
-    run_file = RunFile.load(config_file, overrides)
+    run_file = RunFile.load(config, tuple(overrides))
     run_file.table("server", ServerConfig)
     run_file.table("engine", EngineConfig)
     _check_loopback(host)
@@ -130,7 +131,7 @@ def command(host: str, port: int) -> list[str]:
 
 
 def environment(
-    home: Home, config_file: Path | None = None, overrides: tuple[str, ...] = ()
+    home: Home, config: Path | None = None, overrides: Sequence[str] = ()
 ) -> dict[str, str]:
     """The environment of the server: this process's, with what it must know of the run."""
     result = os.environ | {
@@ -140,8 +141,8 @@ def environment(
         "BENTOML_DO_NOT_TRACK": "True",
     }
     result.pop("EVERLOOP_CONFIG", None)
-    if config_file is not None:
-        result["EVERLOOP_CONFIG"] = str(config_file.resolve())
+    if config is not None:
+        result["EVERLOOP_CONFIG"] = str(config.resolve())
     return result
 
 
@@ -170,6 +171,15 @@ def wait_ready(url: str, timeout: float, process: "subprocess.Popen[bytes] | Non
         except (urllib.error.URLError, OSError):
             time.sleep(_POLL_SECONDS)
     raise EngineError(f"the server at {url} was not ready after {timeout:g} seconds.")
+
+
+def is_serving(home: Home) -> bool:
+    """Whether a server runs on this home folder now."""
+    try:
+        FileLock(home.server_lock).acquire(blocking=False).lock.release()
+    except Timeout:
+        return True
+    return False
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -205,9 +215,7 @@ def _check_port(host: str, port: int) -> None:
 
 
 def _check_not_locked(home: Home) -> None:
-    try:
-        FileLock(home.server_lock).acquire(blocking=False).lock.release()
-    except Timeout as error:
+    if is_serving(home):
         raise ConfigError(
             f"another server runs on the home folder {home.root}. Stop it, or use another --home."
-        ) from error
+        )

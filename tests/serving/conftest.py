@@ -53,20 +53,49 @@ def url(stage: tuple[Stage, str], app: Starlette) -> str:
     return stage[1]
 
 
-@pytest.fixture
-def http(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, timeout=10, trust_env=False) as client:
+# Clients live as long as the server: each would load the system's certificates again.
+
+
+@pytest.fixture(scope="session")
+def _http(stage: tuple[Stage, str]) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=stage[1], timeout=10, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def _client(stage: tuple[Stage, str]) -> Iterator[openai.OpenAI]:
+    with make_client(stage[1], strict=True) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def _lenient_client(stage: tuple[Stage, str]) -> Iterator[openai.OpenAI]:
+    with make_client(stage[1], strict=False) as client:
         yield client
 
 
 @pytest.fixture
-def client(url: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(
+def http(url: str, _http: httpx.Client) -> httpx.Client:
+    return _http
+
+
+@pytest.fixture
+def client(url: str, _client: openai.OpenAI) -> openai.OpenAI:
+    """The official client, refusing any reply that does not match its types."""
+    return _client
+
+
+@pytest.fixture
+def lenient_client(url: str, _lenient_client: openai.OpenAI) -> openai.OpenAI:
+    return _lenient_client
+
+
+def make_client(url: str, *, strict: bool) -> openai.OpenAI:
+    return openai.OpenAI(
         base_url=f"{url}/v1",
         api_key="unused",
         max_retries=0,
         timeout=10,
-        _strict_response_validation=True,
+        _strict_response_validation=strict,
         http_client=openai.DefaultHttpxClient(trust_env=False),
-    ) as client:
-        yield client
+    )
