@@ -22,11 +22,14 @@ _SKIPPED_PACKAGES = frozenset({
 })  # fmt: skip
 _SKIPPED_FOLDERS = frozenset({"test", "tests", "site-packages", "dist-packages", "__pycache__"})
 
-# Modules that are documented under another name than that of their file.
+# Modules that are documented under another name than that of their file; which of them are thin
+# covers over a private file differs from version to version.
 _PUBLIC_NAMES = {
     "_collections_abc": "collections.abc",
     "_pydatetime": "datetime",
     "_pydecimal": "decimal",
+    "_pyio": "io",
+    "pathlib._local": "pathlib",
     "posixpath": "os.path",
 }
 _MAX_SIGNATURE_CHARACTERS = 80
@@ -65,7 +68,7 @@ class Module:
 
 
 def read_modules(topic: str | None = None) -> Iterator[Module]:
-    """Read the documented modules of the running Python's standard library, sorted by file.
+    """Read the documented modules of the running Python's standard library, sorted by name.
 
     Args:
         topic: read this top-level package only.
@@ -74,18 +77,20 @@ def read_modules(topic: str | None = None) -> Iterator[Module]:
         DataError: this Python comes without the library's source files.
     """
     library = Path(sysconfig.get_path("stdlib"))
-    found = False
-    for path, name in _source_files(library):
-        found = True
-        if topic is None or name.partition(".")[0] == topic:
-            module = _read_module(path, name)
-            if module.docstring or module.entries:
-                yield module
-    if not found:
+    sources = list(_source_files(library))
+    if not sources:
         raise DataError(
             f"{library} holds no source files of the standard library, which the python-docs "
             "corpus is read from. Use a regular Python, or your own files as data.sources."
         )
+    modules: dict[str, Module] = {}
+    for path, name in sources:
+        if topic is None or name.partition(".")[0] == topic:
+            module = _read_module(path, name)
+            modules[name] = _merge(modules[name], module) if name in modules else module
+    for _, module in sorted(modules.items()):
+        if module.docstring or module.entries:
+            yield module
 
 
 def _source_files(library: Path) -> Iterator[tuple[Path, str]]:
@@ -113,6 +118,12 @@ def _read_module(path: Path, name: str) -> Module:
     entries: dict[str, Entry] = {}
     _collect(tree.body, name, not _is_private(name), False, entries)
     return Module(name, ast.get_docstring(tree) or "", tuple(entries.values()))
+
+
+def _merge(first: Module, second: Module) -> Module:
+    """Join two files that make up one module; of two entries with one name, the first counts."""
+    entries = {entry.name: entry for entry in (*second.entries, *first.entries)}
+    return Module(first.name, first.docstring or second.docstring, tuple(entries.values()))
 
 
 def _collect(

@@ -94,8 +94,26 @@ def test_read_modules_uses_the_documented_names(library: Path) -> None:
     assert module.entries[0].is_public
 
 
+def test_read_modules_joins_a_cover_with_the_file_behind_it(library: Path) -> None:
+    write(library, "_pydecimal.py", 'def f():\n    """Inner."""\ndef g():\n    """Inner."""\n')
+    write(library, "decimal.py", '"""Outer."""\ndef f():\n    """Outer."""\n')
+    (module,) = read_modules()
+    assert (module.name, module.docstring) == ("decimal", "Outer.")
+    assert {entry.name: entry.docstring for entry in module.entries} == {
+        "decimal.f": "Inner.",
+        "decimal.g": "Inner.",
+    }
+    assert all(entry.is_public for entry in module.entries)
+
+
+def test_read_modules_sorts_by_name(library: Path) -> None:
+    for name in ("_pydecimal.py", "os.py", "posixpath.py", "abc.py"):
+        write(library, name)
+    assert [module.name for module in read_modules()] == ["abc", "decimal", "os", "os.path"]
+
+
 def test_read_modules_calls_nothing_in_a_private_module_public(library: Path) -> None:
-    write(library, "_pyio.py")
+    write(library, "_strptime.py")
     assert not any(entry.is_public for entry in next(read_modules()).entries)
 
 
