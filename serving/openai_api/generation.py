@@ -48,7 +48,7 @@ class Generation:
 
     def __init__(self, api: ApiState, request: AdmittedRequest) -> None:
         self.request = request
-        self.created = int(time.time())
+        self.created_at = time.time()
         self.text = ""
         self._api = api
         self._completion_tokens = 0
@@ -62,6 +62,11 @@ class Generation:
     def model(self) -> str:
         """Tag of the version that answers."""
         return self.request.version.manifest.tag
+
+    @property
+    def created(self) -> int:
+        """Unix time, in whole seconds as the wire has it."""
+        return int(self.created_at)
 
     @property
     def finish_reason(self) -> FinishReason:
@@ -155,7 +160,7 @@ class Generation:
         first = self._first_output if times is None else times.first_token
         return Interaction(
             id=request.id,
-            created_at=float(self.created),
+            created_at=self.created_at,
             route=request.route,
             conversation_id=request.metadata.get("conversation_id"),
             model_version=self.model,

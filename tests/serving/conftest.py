@@ -1,6 +1,7 @@
-"""An app over scripted neighbours, and a live server of it for each test that asks."""
+"""An app over scripted neighbours on a live server, and tiny model versions for the real ones."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import openai
@@ -51,6 +52,18 @@ def stage() -> Iterator[tuple[Stage, str]]:
 def url(stage: tuple[Stage, str], app: Starlette) -> str:
     stage[0].app = app
     return stage[1]
+
+
+@pytest.fixture(scope="session")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two tiny random model versions of one name, older first."""
+    from tests.tiny_model import make_tiny_version
+
+    folder = tmp_path_factory.mktemp("versions")
+    return (
+        make_tiny_version(folder / "1", max_model_len=512, seed=1),
+        make_tiny_version(folder / "2", max_model_len=512, seed=2),
+    )
 
 
 # Clients live as long as the server: each would load the system's certificates again.
