@@ -1,8 +1,10 @@
 """Whether a candidate may replace the champion: measurements in, a verdict with reasons out. Pure.
 
-The candidate is promoted only when every check passes, so the chance of promoting one that is no
-better is at most `alpha`, whatever the other checks do. With too few rows to tell, the verdict is
-`undecided` and says how large a gain could have been seen; the champion stays.
+The candidate is promoted only when every check passes, so the chance of promoting one that answers
+like the champion is at most `alpha`, whatever the other checks do. A candidate that trades a few
+large losses for many small gains can look better while rows are few: `min_rows` guards against that.
+With too few rows to tell, the verdict is `undecided` and says how large a gain could have been
+seen; the champion stays.
 """
 
 import math

@@ -116,10 +116,10 @@ class DatasetQueries(Queries):
 
     def row_counts(self, dataset_id: str) -> dict[str, int]:
         """Count the rows of a dataset by split."""
-        query = select(dataset_rows.c.split, func.count())
+        query = select(dataset_rows.c.split, func.count().label("count"))
         query = query.where(dataset_rows.c.dataset_id == dataset_id).group_by(dataset_rows.c.split)
         with reading(self.engine) as connection:
-            return dict(connection.execute(query).tuples().all())
+            return {row.split: int(row._mapping["count"]) for row in connection.execute(query)}
 
     def rows_from(self, source: Source) -> list[tuple[str, DatasetRow]]:
         """Walk back: every row, with its dataset's id, that came from this source."""

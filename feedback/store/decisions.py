@@ -1,5 +1,6 @@
 """Decisions of the loop: what was decided, why, on which numbers. Rows are added, never changed."""
 
+import math
 import time
 import uuid
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from typing import Any, Literal
 
 from sqlalchemy import select
 
+from everloop.errors import DataError
 from feedback.store.database import Queries, insert_new, reading, writing
 from feedback.store.tables import decisions
 
@@ -33,7 +35,16 @@ class DecisionQueries(Queries):
     """Records and reads decisions."""
 
     def record_decision(self, decision: Decision) -> None:
-        """Keep a decision."""
+        """Keep a decision.
+
+        Raises:
+            DataError: one of its numbers is not finite.
+        """
+        for name, number in decision.numbers.items():
+            if not math.isfinite(number):
+                raise DataError(
+                    f"decision on {decision.kind}: {name} must be finite, got {number}."
+                )
         row: dict[str, Any] = {name: getattr(decision, name) for name in _COLUMNS}
         row |= {"reasons": list(decision.reasons), "numbers": dict(decision.numbers)}
         with writing(self.engine) as connection:

@@ -27,14 +27,14 @@ class FeedbackCounts:
 
     positive: int = 0
     negative: int = 0
-    demonstrations: int = 0
-    comments: int = 0
+    demonstration: int = 0
+    comment: int = 0
     other: int = 0
 
     @property
     def total(self) -> int:
         """Everything that was said."""
-        return self.positive + self.negative + self.demonstrations + self.comments + self.other
+        return self.positive + self.negative + self.demonstration + self.comment + self.other
 
 
 def rating_of(feedback: Feedback) -> str:
@@ -43,7 +43,7 @@ def rating_of(feedback: Feedback) -> str:
     A thumb is a boolean, or a number of which more than zero is good.
     """
     if feedback.metric_name in ("demonstration", "comment"):
-        return f"{feedback.metric_name}s"
+        return feedback.metric_name
     if feedback.metric_name != "thumbs" or isinstance(feedback.value, str):
         return "other"
     return "positive" if feedback.value > 0 else "negative"

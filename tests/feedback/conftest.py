@@ -1,5 +1,6 @@
 """Records of a small life: interactions, feedback, rows, a model version."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,13 +12,22 @@ from everloop.registry import ModelVersion
 from feedback.store import Store, open_store
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with all migrations done; copying it takes less time than migrating again."""
+    path = tmp_path_factory.mktemp("store") / "empty.sqlite"
+    open_store(f"sqlite:///{path}").close()
+    return path
+
+
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'store.sqlite'}"
 
 
 @pytest.fixture
-def store(url: str) -> Iterator[Store]:
+def store(tmp_path: Path, url: str, empty_store: Path) -> Iterator[Store]:
+    shutil.copy(empty_store, tmp_path / "store.sqlite")
     store = open_store(url)
     yield store
     store.close()
@@ -78,8 +88,10 @@ def row() -> Callable[..., DatasetRow]:
         split: str = "train",
         sources: tuple[Source, ...] | None = None,
         messages: tuple[Message, ...] | None = None,
+        text: str | None = None,
     ) -> DatasetRow:
-        text = None if messages else f"Document {number} explains the thing."
+        if messages is None:
+            text = text or f"Document {number} explains the thing."
         return DatasetRow(
             id=content_hash(text, messages),
             split=split,

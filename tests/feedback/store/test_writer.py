@@ -95,7 +95,7 @@ def test_feedback_about_an_interaction_of_the_same_batch_is_taken(
 
     async def main() -> None:
         with Blocked(store) as blocked:
-            event.listen(store.engine, "begin", lambda _: began.set(), insert=True)
+            event.listen(store.engine, "before_cursor_execute", lambda *_: began.set())
             first = asyncio.ensure_future(writer.record(asked(0)))
             await asyncio.to_thread(began.wait, 5)  # the thread is at the lock with the first
             later = [
