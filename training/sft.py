@@ -3,14 +3,17 @@
 Which tokens are learnt is decided in training/sft_rows.py; TRL gets rows that are encoded already.
 """
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from rich.progress import Progress
+from torch.utils.data import Sampler
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -18,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
 )
+from transformers.trainer_pt_utils import get_length_grouped_indices
 from trl.trainer.sft_config import SFTConfig as TrlConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -114,6 +118,43 @@ class SftRunTrainer(RecipeMixin, SFTTrainer):
         """The model's own loss over the labels that are not IGNORED."""
         return Trainer.compute_loss(self, model, inputs, *args, **kwargs)
 
+    def _get_train_sampler(
+        self,
+        train_dataset: Any = None,  # noqa: ARG002 - the order was made with the rows
+    ) -> "RowOrder":
+        return self.row_order
+
+
+class RowOrder(Sampler[int]):
+    """The rows of a whole run in order: shuffled per epoch, rows of like length side by side.
+
+    The order depends on the seed alone, so that a stopped run resumes by its step number.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], rows_per_step: int, *, length: int, seed: int
+    ) -> None:
+        self._lengths = list(lengths)
+        self._rows_per_step = rows_per_step
+        self._length = length
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.islice(
+            itertools.chain.from_iterable(self._epoch(epoch) for epoch in itertools.count()),
+            self._length,
+        )
+
+    def _epoch(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(self._seed + epoch)
+        order: list[int] = get_length_grouped_indices(
+            self._lengths, self._rows_per_step, generator=generator
+        )
+        return order
+
 
 def _trainer(
     network: PreTrainedModel,
@@ -133,8 +174,6 @@ def _trainer(
             packing=False,
             # The rows carry their labels; TRL shall not build others.
             dataset_kwargs={"skip_prepare_dataset": True},
-            train_sampling_strategy="group_by_length",
-            length_column_name="length",
         ),
         train_dataset=_dataset(learnt),
         eval_dataset=_dataset(held),
@@ -147,15 +186,17 @@ def _trainer(
         config.adamw_learning_rate or adamw * LEARNING_RATE_RATIO,
     )
     trainer.budget = budget
-    mean_length = sum(len(row.input_ids) for row in learnt.rows) / len(learnt.rows)
-    trainer.tokens_per_step = mean_length * config.device_batch_size * config.grad_accum_steps
+    lengths = [len(row.input_ids) for row in learnt.rows]
+    rows_per_step = config.device_batch_size * config.grad_accum_steps
+    trainer.tokens_per_step = sum(lengths) / len(lengths) * rows_per_step
+    trainer.row_order = RowOrder(
+        lengths, rows_per_step, length=budget.trainer_steps * rows_per_step, seed=config.seed
+    )
     return trainer
 
 
 def _dataset(encoded: EncodedRows) -> Dataset:
-    return Dataset.from_list(
-        [{**asdict(row), "length": len(row.input_ids)} for row in encoded.rows]
-    )
+    return Dataset.from_list([asdict(row) for row in encoded.rows])
 
 
 def _counts(encoded: EncodedRows) -> dict[str, float]:

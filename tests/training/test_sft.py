@@ -10,7 +10,7 @@ from everloop.manifest import DatasetRef
 from everloop.records import DatasetRow, Message, content_hash
 from training.checkpoint import Checkpoint, read_checkpoint
 from training.config import SftConfig
-from training.sft import SftRunTrainer, fine_tune
+from training.sft import RowOrder, SftRunTrainer, fine_tune
 
 
 def _rows(split: str, count: int) -> list[DatasetRow]:
@@ -103,6 +103,37 @@ def test_fine_tune_trains_on_answers_and_whole_texts(
 def test_fine_tune_resumes_nothing_when_finished(tuned: Checkpoint, tiny_checkpoint: Path) -> None:
     rows, validation = [*_rows("train", 15), TEXT], _rows("validation", 4)
     assert fine_tune(tiny_checkpoint, rows, validation, tuned.path.parent, _config()) == tuned
+
+
+def test_row_order_takes_every_row_once_per_epoch() -> None:
+    order = list(RowOrder([5, 9, 7, 1, 3], 2, length=12, seed=0))
+    assert len(order) == 12
+    assert sorted(order[:5]) == sorted(order[5:10]) == [0, 1, 2, 3, 4]
+    assert order != list(RowOrder([5, 9, 7, 1, 3], 2, length=12, seed=1))
+
+
+def test_row_order_puts_like_lengths_into_one_step() -> None:
+    lengths = [1, 100] * 200
+    order = list(RowOrder(lengths, 4, length=400, seed=0))
+    steps = [{lengths[row] for row in order[at : at + 4]} for at in range(0, 400, 4)]
+    assert sum(len(step) == 1 for step in steps) > 80
+
+
+def test_fine_tune_resumes_to_the_same_weights(
+    tuned: Checkpoint, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self, *args, **kwargs):
+        if self.state.global_step == 7:
+            raise KeyboardInterrupt
+        return Trainer.training_step(self, *args, **kwargs)
+
+    rows, validation = [*_rows("train", 15), TEXT], _rows("validation", 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(SftRunTrainer, "training_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fine_tune(tiny_checkpoint, rows, validation, tmp_path / "run", _config())
+    resumed = fine_tune(tiny_checkpoint, rows, validation, tmp_path / "run", _config())
+    assert resumed.sha256 == tuned.sha256
 
 
 def test_fine_tune_refuses_a_changed_parent(tiny_checkpoint: Path, tmp_path: Path) -> None:
