@@ -114,6 +114,8 @@ class SftRunTrainer(RecipeMixin, SFTTrainer):
     tokens), so the model's loss is used.
     """
 
+    row_order: "RowOrder"
+
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The model's own loss over the labels that are not IGNORED."""
         return Trainer.compute_loss(self, model, inputs, *args, **kwargs)
