@@ -7,6 +7,7 @@ traffic alarms too. What the numbers mean to an operator: docs/monitoring.md.
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,6 +73,7 @@ def drift_report(
     text = _compare_questions(reference, current, config, left_out)
     share = sum(column.detected for column in columns) / len(columns)
     report = DriftReport(
+        created_at=time.time(),
         share=share,
         detected=share >= config.share_threshold or bool(text and text.detected),
         columns=columns,

@@ -5,12 +5,15 @@ computes.
 """
 
 import json
+import logging
 from pathlib import Path
 
 from pydantic import Field
 
 from everloop.records import Record
 from everloop.settings import Config
+
+logger = logging.getLogger(__name__)
 
 QUESTION_TEXT = "question_text"  # the column name of the domain classifier's number
 TEXT_METHOD = "domain_classifier_auc"
@@ -40,7 +43,7 @@ class DriftConfig(Config):
         0.6, gt=0.5, le=1, description="drift of the questions: classifier's AUC from here on"
     )
     interval_minutes: float = Field(15.0, gt=0, description="time between two runs of the monitor")
-    keep_reports: int = Field(20, ge=1, description="newest reports that the monitor keeps")
+    keep_reports: int = Field(20, ge=1, description="newest reports that are kept")
     seed: int = Field(0, ge=0, description="of the classifier's folds")
 
 
@@ -58,12 +61,14 @@ class DriftReport(Record):
     """The result of one drift run.
 
     Attributes:
+        created_at: Unix time.
         share: of the compared columns that drifted, 0 to 1; the question text is not among them.
         question_text: the domain classifier's AUC, or None where too little text was kept.
         left_out: column -> why it was not compared.
         model_versions: that answered in each window; a new model explains much drift.
     """
 
+    created_at: float
     share: float
     detected: bool
     columns: tuple[ColumnDrift, ...]
@@ -112,3 +117,19 @@ def write_summary(report: DriftReport, folder: Path) -> Path:
     partial = path.with_name(f"{path.name}.part")
     partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return partial.rename(path)
+
+
+def newest_summary(reports: Path) -> DriftReport | None:
+    """Read the newest complete report of a folder of reports.
+
+    Args:
+        reports: holds one folder per run, named so that names sort by time; may be absent.
+    """
+    for path in sorted(reports.glob(f"*/{SUMMARY_NAME}"), reverse=True):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            content.pop("verdict", None)
+            return DriftReport.model_validate(content)
+        except (ValueError, TypeError, AttributeError) as error:
+            logger.warning("%s is no drift summary of this release, skipped: %s", path, error)
+    return None

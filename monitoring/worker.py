@@ -10,18 +10,20 @@ import signal
 import threading
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry, start_http_server
 
 from everloop.errors import ConfigError, EverloopError, RefusedError
+from everloop.records import Interaction
 from everloop.settings import Home
 from feedback.store import open_store
 from monitoring.drift import drift_report, split_windows
 from monitoring.drift_metrics import DriftMetrics
-from monitoring.drift_report import DriftConfig
+from monitoring.drift_report import DriftConfig, DriftReport
 
 logger = logging.getLogger(__name__)
+
+Windows = tuple[list[Interaction], list[Interaction]]  # reference, current
 
 
 def run_monitor(
@@ -59,12 +61,26 @@ def run_monitor(
 def run_once(home: Home, database_url: str, config: DriftConfig, metrics: DriftMetrics) -> None:
     """Compare once and show the result; a failure is logged and counted, and ends nothing."""
     try:
-        rows = _compare(home, database_url, config, metrics)
+        windows = _read_windows(database_url, config)
+        try:
+            metrics.compared(_compare(home, windows, config))
+        except RefusedError as error:
+            logger.info("drift run skipped: %s", error)
     except (EverloopError, OSError, ValueError, LookupError, ArithmeticError):
         logger.exception("drift run failed")
         metrics.failed()
     else:
-        metrics.ran(rows, time.time())
+        metrics.ran(len(windows[1]), time.time())
+
+
+def compare_once(home: Home, database_url: str, config: DriftConfig) -> DriftReport:
+    """Compare once for a person: `everloop drift report`.
+
+    Raises:
+        RefusedError: there are too few interactions.
+        StoreError: the store cannot be read.
+    """
+    return _compare(home, _read_windows(database_url, config), config)
 
 
 def stop_on_signals() -> threading.Event:
@@ -75,7 +91,7 @@ def stop_on_signals() -> threading.Event:
     return stop
 
 
-def _compare(home: Home, database_url: str, config: DriftConfig, metrics: DriftMetrics) -> int:
+def _read_windows(database_url: str, config: DriftConfig) -> Windows:
     store = open_store(database_url)
     try:
         newest = store.interactions(
@@ -83,19 +99,15 @@ def _compare(home: Home, database_url: str, config: DriftConfig, metrics: DriftM
         )
     finally:
         store.close()
-    reference, current = split_windows(newest, config)
-    folder = home.reports / "drift" / datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
-    try:
-        report = drift_report(reference, current, config, folder)
-    except RefusedError as error:
-        logger.info("drift run skipped: %s", error)
-    else:
-        metrics.compared(report)
-        _delete_old(folder.parent, config.keep_reports)
-        logger.info("drift run share=%.2f report=%s %s", report.share, folder, report.verdict)
-    return len(current)
+    return split_windows(newest, config)
 
 
-def _delete_old(reports: Path, keep: int) -> None:
-    for folder in sorted(path for path in reports.iterdir() if path.is_dir())[:-keep]:
-        shutil.rmtree(folder)
+def _compare(home: Home, windows: Windows, config: DriftConfig) -> DriftReport:
+    name = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")  # sorts by time
+    folder = home.reports / "drift" / name
+    report = drift_report(*windows, config, folder)
+    logger.info("drift run share=%.2f report=%s %s", report.share, folder, report.verdict)
+    reports = sorted(path for path in folder.parent.iterdir() if path.is_dir())
+    for old in reports[: -config.keep_reports]:
+        shutil.rmtree(old)
+    return report

@@ -66,6 +66,7 @@ def monitor_registry() -> CollectorRegistry:
         detected=True,
     )
     report = DriftReport(
+        created_at=1_700_000_000.0,
         share=0.5,
         detected=True,
         columns=(column,),

@@ -15,6 +15,7 @@ def column(name: str, score: float, method: str = "wasserstein") -> ColumnDrift:
 
 def report(*columns: ColumnDrift, text: ColumnDrift | None = None) -> DriftReport:
     return DriftReport(
+        created_at=1_700_000_000.0,
         share=0.25,
         detected=False,
         columns=columns,

@@ -7,7 +7,13 @@ from pydantic import ValidationError
 
 from everloop.errors import ConfigError
 from everloop.settings import RunFile
-from monitoring.drift_report import ColumnDrift, DriftConfig, DriftReport, write_summary
+from monitoring.drift_report import (
+    ColumnDrift,
+    DriftConfig,
+    DriftReport,
+    newest_summary,
+    write_summary,
+)
 
 CONFIG_FILE = Path(__file__).parents[2] / "configs" / "python-docs.toml"
 
@@ -24,6 +30,7 @@ def column(name: str, score: float, threshold: float = 0.15) -> ColumnDrift:
 
 def report(folder: Path, **changes: Any) -> DriftReport:
     content: dict[str, Any] = {
+        "created_at": 1_700_000_000.0,
         "share": 0.5,
         "detected": True,
         "columns": (
@@ -76,11 +83,39 @@ def test_write_summary_is_plain_json_with_the_verdict_first(tmp_path: Path) -> N
     assert [file.name for file in tmp_path.iterdir()] == ["summary.json"]
 
 
-def test_report_survives_its_summary(tmp_path: Path) -> None:
-    written = report(tmp_path)
-    content = json.loads(write_summary(written, tmp_path).read_text(encoding="utf-8"))
-    del content["verdict"]
-    assert DriftReport.model_validate_json(json.dumps(content)) == written
+def put(folder: Path, **changes: Any) -> DriftReport:
+    folder.mkdir(parents=True)
+    written = report(folder, **changes)
+    write_summary(written, folder)
+    return written
+
+
+def test_newest_summary_gives_the_last_report_back(tmp_path: Path) -> None:
+    put(tmp_path / "20260101T000000Z", share=0.1)
+    newest = put(tmp_path / "20260102T000000Z", share=0.2)
+    assert newest_summary(tmp_path) == newest
+
+
+def test_newest_summary_skips_a_report_that_was_not_finished(tmp_path: Path) -> None:
+    complete = put(tmp_path / "20260101T000000Z")
+    (tmp_path / "20260102T000000Z").mkdir()
+    assert newest_summary(tmp_path) == complete
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "no json"])
+def test_newest_summary_names_a_file_of_another_kind(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    complete = put(tmp_path / "20260101T000000Z")
+    odd = tmp_path / "20260102T000000Z"
+    odd.mkdir()
+    (odd / "summary.json").write_text(text, encoding="utf-8")
+    assert newest_summary(tmp_path) == complete
+    assert str(odd) in caplog.text
+
+
+def test_newest_summary_of_no_reports_is_none(tmp_path: Path) -> None:
+    assert newest_summary(tmp_path / "absent") is None
 
 
 @pytest.mark.parametrize("key", ["current_rows", "reference_rows", "min_rows"])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from everloop.errors import ConfigError
+from everloop.errors import ConfigError, RefusedError
 from everloop.records import Interaction
 from everloop.settings import Home
 from feedback.store import open_store
@@ -19,8 +19,8 @@ from feedback.store.database import insert_new, writing
 from feedback.store.interactions import to_row
 from feedback.store.tables import interactions as interactions_table
 from monitoring.drift_metrics import DriftMetrics
-from monitoring.drift_report import DriftConfig
-from monitoring.worker import run_monitor, run_once
+from monitoring.drift_report import DriftConfig, newest_summary
+from monitoring.worker import compare_once, run_monitor, run_once
 
 Make = Callable[..., list[Interaction]]
 
@@ -109,6 +109,20 @@ def test_a_stopped_monitor_ends_without_a_run(home: Home) -> None:
     stop.set()
     run_monitor(home, home.database_url, DriftConfig(), 0, stop)
     assert not home.reports.exists()
+
+
+def test_compare_once_refuses_a_short_history(home: Home, interactions: Make) -> None:
+    fill(home, interactions(700, seed=0))
+    with pytest.raises(RefusedError, match="found 200 reference and 500 current"):
+        compare_once(home, home.database_url, DriftConfig())
+
+
+@pytest.mark.slow
+def test_compare_once_gives_the_report_that_the_loop_finds(home: Home, interactions: Make) -> None:
+    fill(home, interactions(900, seed=0))
+    report = compare_once(home, home.database_url, DriftConfig())
+    assert (report.reference_rows, report.current_rows) == (400, 500)
+    assert newest_summary(home.reports / "drift") == report
 
 
 @pytest.mark.slow
