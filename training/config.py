@@ -62,7 +62,7 @@ class PretrainConfig(OptimizerConfig):
     """[pretrain]: from random weights to a language model, on packed token windows."""
 
     eval_windows: int = Field(
-        128, ge=1, description="validation windows per validation, spread over the whole split"
+        64, ge=1, description="validation windows per validation, spread over the whole split"
     )
 
     @model_validator(mode="after")

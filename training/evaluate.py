@@ -66,14 +66,16 @@ def checkpoint_losses(
     import torch
     from transformers import AutoModelForCausalLM
 
+    from training.cpu import training_session
+
     if not len(windows):
         raise DataError("there is no validation window: the split is shorter than the context.")
     read_checkpoint(checkpoint)
-    model = AutoModelForCausalLM.from_pretrained(
-        checkpoint, local_files_only=True, dtype="float32"
-    ).eval()
     losses: list[npt.NDArray[np.float64]] = []
-    with torch.inference_mode():
+    with training_session(None), torch.inference_mode():
+        model = AutoModelForCausalLM.from_pretrained(
+            checkpoint, local_files_only=True, dtype="float32"
+        ).eval()
         for start in range(0, len(windows), batch_size):
             batch = torch.from_numpy(windows[start : start + batch_size].astype(np.int64))
             logits = model(input_ids=batch[:, :-1]).logits  # (B, T, V)
