@@ -26,6 +26,8 @@ def open_session(graph: Path, num_threads: int | None = None) -> ort.InferenceSe
     options.intra_op_num_threads = num_threads or 0
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # Threads that spin while they wait would take the cores from torch, and from other processes.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no other base
