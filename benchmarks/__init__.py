@@ -1,0 +1,1 @@
+"""Side-by-side measurements against peers, one file per question: python -m benchmarks.NAME."""

@@ -1,0 +1,170 @@
+"""What every benchmark prints: a table for people, or with --json one document on stdout.
+
+Also what every number needs beside it: machine, date, commit and how busy the machine was.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+_PRESSURE = Path("/proc/pressure/cpu")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One measured figure.
+
+    Attributes:
+        name: what was measured.
+        value: the median over the rounds.
+        unit: of value and peer.
+        peer: the peer's median.
+        ratio: median of the rounds' ratios, value over peer; rounds alternate, so that a busy
+            moment hits both.
+        ratio_range: the least and the greatest of those ratios.
+        target: for the ratio if there is a peer, else for the value.
+        ok: whether the target is reached.
+    """
+
+    name: str
+    value: float
+    unit: str
+    peer: float | None = None
+    ratio: float | None = None
+    ratio_range: tuple[float, float] | None = None
+    target: float | None = None
+    ok: bool | None = None
+
+    @classmethod
+    def of_rounds(
+        cls,
+        name: str,
+        unit: str,
+        values: Sequence[float],
+        peers: Sequence[float],
+        target: float | None = None,
+    ) -> "Result":
+        """Summarise rounds in which value and peer were measured one after the other."""
+        ratios = [value / peer for value, peer in zip(values, peers, strict=True)]
+        ratio = statistics.median(ratios)
+        return cls(
+            name=name,
+            value=statistics.median(values),
+            unit=unit,
+            peer=statistics.median(peers),
+            ratio=ratio,
+            ratio_range=(min(ratios), max(ratios)),
+            target=target,
+            ok=None if target is None else ratio >= target,
+        )
+
+
+class PressureMeter:
+    """Share of the time since its creation in which some process waited for a processor."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._waited = _waited_seconds()
+
+    def read(self) -> float | None:
+        """The share, 0 to 1; None on a machine whose kernel does not tell."""
+        waited = _waited_seconds()
+        if waited is None or self._waited is None:
+            return None
+        return (waited - self._waited) / (time.monotonic() - self._started)
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The options that every benchmark has: --quick and --json."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: under five minutes")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    return parser
+
+
+def publish(
+    benchmark: str,
+    results: Sequence[Result],
+    options: argparse.Namespace,
+    cpu_pressure: float | None = None,
+) -> None:
+    """Print the results to stdout in the form that was asked for."""
+    document = {
+        "benchmark": benchmark,
+        "machine": machine(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "quick": options.quick,
+        "cpu_pressure": cpu_pressure,
+        "results": [dataclasses.asdict(result) for result in results],
+    }
+    if options.json:
+        print(json.dumps(document))
+        return
+    table = Table(title=f"{benchmark} · {document['machine']}\n{document['date']}")
+    for heading in ("measurement", "value", "unit", "peer", "ratio", "range", "target", "ok"):
+        table.add_column(heading, justify="left" if heading in ("measurement", "unit") else "right")
+    for result in results:
+        table.add_row(*_cells(result))
+    # Wide enough for the names when stdout is a file, which has no width of its own.
+    Console(width=None if os.isatty(1) else 120).print(table)
+    if cpu_pressure is not None:
+        print(f"CPU pressure {cpu_pressure:.2f}: above 0.05 only the ratios mean anything.")
+
+
+def machine() -> str:
+    """Processor, cores and memory."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        name = names[0] if names else name
+    memory = psutil.virtual_memory().total / (1 << 30)
+    return f"{name}, {os.cpu_count()} cores, {memory:.0f} GiB"
+
+
+def _cells(result: Result) -> list[str]:
+    low, high = result.ratio_range or (None, None)
+    return [
+        result.name,
+        _figure(result.value),
+        result.unit,
+        _figure(result.peer),
+        _figure(result.ratio),
+        f"{_figure(low)}-{_figure(high)}" if low is not None else "",
+        _figure(result.target),
+        "" if result.ok is None else ("yes" if result.ok else "no"),
+    ]
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
+
+
+def _waited_seconds() -> float | None:
+    try:
+        some = _PRESSURE.read_text(encoding="utf-8").splitlines()[0]
+    except OSError:
+        return None
+    return int(some.rpartition("total=")[2]) / 1e6
+
+
+def _commit() -> str | None:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.stdout.strip() or None

@@ -1,0 +1,64 @@
+import argparse
+import json
+
+import pytest
+
+from benchmarks.report import PressureMeter, Result, publish
+
+RESULTS = [
+    Result.of_rounds(
+        "decode, 8 rows", "tokens/s", [300.0, 100.0, 220.0], [100.0, 50.0, 100.0], 2.5
+    ),
+    Result(name="memory", value=1234.5, unit="MiB"),
+]
+
+
+def test_of_rounds_takes_medians_and_compares_round_by_round() -> None:
+    assert RESULTS[0] == Result(
+        name="decode, 8 rows",
+        value=220.0,
+        unit="tokens/s",
+        peer=100.0,
+        ratio=2.2,
+        ratio_range=(2.0, 3.0),
+        target=2.5,
+        ok=False,
+    )
+
+
+def test_of_rounds_without_a_target_judges_nothing() -> None:
+    result = Result.of_rounds("x", "s", [2.0], [1.0])
+    assert (result.ratio, result.target, result.ok) == (2.0, None, None)
+
+
+def test_publish_as_json_writes_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    publish("engine", RESULTS, argparse.Namespace(quick=True, json=True), cpu_pressure=0.5)
+    document = json.loads(capsys.readouterr().out)
+    assert (document["benchmark"], document["quick"], document["cpu_pressure"]) == (
+        "engine",
+        True,
+        0.5,
+    )
+    assert {"machine", "date", "commit"} <= document.keys()
+    assert document["results"][1] == {
+        "name": "memory",
+        "value": 1234.5,
+        "unit": "MiB",
+        "peer": None,
+        "ratio": None,
+        "ratio_range": None,
+        "target": None,
+        "ok": None,
+    }
+
+
+def test_publish_as_table_names_values_and_verdicts(capsys: pytest.CaptureFixture[str]) -> None:
+    publish("engine", RESULTS, argparse.Namespace(quick=False, json=False), cpu_pressure=0.25)
+    out = capsys.readouterr().out
+    for text in ("decode, 8 rows", "220", "2.00-3.00", "2.50", "no", "1,234", "pressure 0.25"):
+        assert text in out
+
+
+def test_pressure_is_a_share_or_absent() -> None:
+    share = PressureMeter().read()
+    assert share is None or share >= 0
