@@ -2,9 +2,10 @@
 
 import time
 import uuid
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -18,6 +19,13 @@ from serving.openai_api.state import state_of
 _MAX_LISTED = 100
 
 
+def _check_value_type(value: object) -> object:
+    # Before the union, whose own error would name each of its members.
+    if isinstance(value, bool | int | float | str):
+        return value
+    raise PydanticCustomError("value_type", "expected a boolean, a number or text")
+
+
 class FeedbackRequest(RequestBody):
     """Body of POST /v1/feedback."""
 
@@ -26,7 +34,7 @@ class FeedbackRequest(RequestBody):
         None, min_length=1, max_length=512, description="A conversation_id of the metadata."
     )
     metric_name: str = Field(min_length=1, max_length=128)
-    value: bool | float | str = Field(
+    value: Annotated[bool | float | str, BeforeValidator(_check_value_type)] = Field(
         description="Text for comment and demonstration, else a boolean or a number."
     )
     tags: dict[MetadataKey, MetadataValue] | None = Field(None, max_length=16)

@@ -89,10 +89,11 @@ def test_feedback_wrong_is_refused_by_name(http, fields, param):
     assert reply.json()["error"]["param"] == param
 
 
-def test_feedback_of_no_value_type_is_refused(http):
-    reply = give(http, inference_id="a", value=["x"])
+@pytest.mark.parametrize("value", [["x"], {}, None])
+def test_feedback_of_no_value_type_is_refused(http, value):
+    reply = give(http, inference_id="a", value=value)
     assert reply.status_code == 400
-    assert reply.json()["error"]["param"].startswith("value")
+    assert reply.json()["error"]["param"] == "value"
 
 
 def test_feedback_list_is_newest_first_and_limited(http, answer_id):
