@@ -6,6 +6,7 @@ drift found).
 """
 
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated
 
@@ -235,10 +236,9 @@ def loop_run(
     as_json: JsonOption = False,
 ) -> None:
     """Trigger, dataset, tuning, export, gate, promotion; exit code 3 when the answer is no."""
+    from everloop.progress import progress_bar
     from feedback.loop import run_round
     from feedback.worker import run_worker
-
-    from everloop.progress import progress_bar
 
     folder, run = open_home(home), read_run(config, override)
     if not once and not dry_run:
@@ -250,13 +250,13 @@ def loop_run(
     raise typer.Exit(0 if result.is_done else 3)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; an error becomes one sentence on stderr and an exit code."""
     from everloop.log import configure
 
     configure(Settings().log_level)
     try:
-        app()
+        app(arguments)
     except EverloopError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)

@@ -4,6 +4,7 @@ dataset -> tokenizer and shards -> pre-training -> fine-tuning -> export. A step
 result of the step before it, so the verbs of the command line can be called one after the other.
 """
 
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,6 +83,8 @@ def train_run(
     from training.pretrain import pretrain
     from training.sft import fine_tune
 
+    model, pretraining = run.table("model", ModelConfig), run.table("pretrain", PretrainConfig)
+    tuning = run.table("sft", SftConfig)
     dataset = newest_dataset(home)
     base = home.runs / f"{name}-pretrain"
     if method != "sft":
@@ -89,8 +92,8 @@ def train_run(
             home.shards / dataset.id,
             home.tokenizers / dataset.id,
             base,
-            run.table("model", ModelConfig),
-            run.table("pretrain", PretrainConfig),
+            model,
+            pretraining,
             datasets=[_reference(dataset, "pretrain")],
             progress=progress,
         )
@@ -101,7 +104,7 @@ def train_run(
             conversations(rows, "train"),
             conversations(rows, "validation"),
             home.runs / f"{name}-sft",
-            run.table("sft", SftConfig),
+            tuning,
             datasets=[_reference(dataset, "sft")],
             progress=progress,
         )
@@ -192,10 +195,8 @@ def validation_windows(home: Home, checkpoint: Checkpoint, limit: int) -> tuple[
 
 
 def _context_length(checkpoint: Checkpoint) -> int:
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True)
-    return int(config.max_position_embeddings)
+    config = json.loads((checkpoint.path / "config.json").read_text(encoding="utf-8"))
+    return int(config["max_position_embeddings"])
 
 
 def _golden_prompts(checkpoint: Checkpoint, windows: np.ndarray) -> list[str]:

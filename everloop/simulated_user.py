@@ -119,6 +119,10 @@ class SimulatedUser:
         await asyncio.gather(*(work() for _ in range(concurrency)))
         self.traffic.seconds += time.perf_counter() - started
 
+    async def answer(self, question: Question) -> str:
+        """Ask one question outside the counted traffic."""
+        return (await self._ask(question)).text
+
     async def _exchange(self, question: Question, rate: bool) -> None:
         traffic = self.traffic
         try:

@@ -6,7 +6,6 @@ the server must not pay. Its metrics stand on its own loopback port.
 
 import logging
 import shutil
-import signal
 import threading
 import time
 from datetime import UTC, datetime
@@ -81,14 +80,6 @@ def compare_once(home: Home, database_url: str, config: DriftConfig) -> DriftRep
         StoreError: the store cannot be read.
     """
     return _compare(home, _read_windows(database_url, config), config)
-
-
-def stop_on_signals() -> threading.Event:
-    """Give an event that SIGTERM and SIGINT set; for the main thread of a process."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
 
 
 def _read_windows(database_url: str, config: DriftConfig) -> Windows:

@@ -27,14 +27,15 @@ FLOORS = {
     "monitoring.worker": 2,
     "feedback": 1,
     "feedback.loop": 2,
+    "feedback.measure": 2,
     "feedback.worker": 2,
 }
 
 # Third-party packages that a package may import anywhere, at module level or inside a function.
 ALLOWED = {
     "everloop": {
-        "bentoml", "filelock", "jinja2", "openai", "psutil", "pydantic", "pydantic_settings",
-        "rich", "typer",
+        "_typeshed", "bentoml", "filelock", "jinja2", "numpy", "openai", "psutil", "pydantic",
+        "pydantic_settings", "rich", "tokenizers", "typer",
     },
     "training": {
         "accelerate", "datasets", "datatrove", "filelock", "ftfy", "numpy", "onnx", "onnxruntime",
@@ -42,8 +43,8 @@ ALLOWED = {
         "trl", "zstandard",
     },
     "serving": {
-        "bentoml", "filelock", "numpy", "onnxruntime", "prometheus_client", "pydantic", "starlette",
-        "tokenizers",
+        "bentoml", "filelock", "numpy", "onnxruntime", "prometheus_client", "psutil", "pydantic",
+        "pydantic_core", "starlette", "tokenizers",
     },
     "monitoring": {
         "evidently", "numpy", "pandas", "prometheus_client", "pydantic", "sklearn",

@@ -14,6 +14,7 @@ from everloop.pii import mask
         ("call (212) 555-0123.", "call <PHONE>.", "phone"),
         ("fax 212-555-0123", "fax <PHONE>", "phone"),
         ("+1-212-555-0123", "<PHONE>", "phone"),
+        ("+44 (0)20 7946 0018", "<PHONE>", "phone"),
     ],
 )
 def test_mask_replaces_personal_data(text: str, masked: str, kind: str) -> None:
@@ -31,6 +32,9 @@ def test_mask_replaces_personal_data(text: str, masked: str, kind: str) -> None:
         "0x7f3a 100-200",
         "range(1, 10, 2) + 5",
         "ISBN 978-3-16-148410-0",
+        "+0000",
+        "+3.140000",
+        "+000000120",
     ],
 )
 def test_mask_leaves_other_text(text: str) -> None:

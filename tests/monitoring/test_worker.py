@@ -29,7 +29,8 @@ import logging, sys
 from pathlib import Path
 from everloop.settings import Home
 from monitoring.drift_report import DriftConfig
-from monitoring.worker import run_monitor, stop_on_signals
+from everloop.supervisor import stop_on_signals
+from monitoring.worker import run_monitor
 logging.basicConfig(level="INFO", stream=sys.stderr, format="%(message)s")
 home = Home(Path(sys.argv[1]))
 run_monitor(home, home.database_url, DriftConfig(), 0, stop_on_signals())
