@@ -1,10 +1,10 @@
 """Whether a candidate may replace the champion: measurements in, a verdict with reasons out. Pure.
 
-The candidate is promoted only when every check passes, so the chance of promoting one that answers
-like the champion is at most `alpha`, whatever the other checks do. A candidate that trades a few
-large losses for many small gains can look better while rows are few: `min_rows` guards against that.
-With too few rows to tell, the verdict is `undecided` and says how large a gain could have been
-seen; the champion stays.
+The candidate is promoted only when every check passes, so the chance of promoting one that is no
+better is at most `alpha`, whatever the other checks do. A gain must pass two tests: the permutation
+test, which is exact when the versions answer alike, and a bootstrap bound, which also holds when a
+few large losses hide among many small gains. With too few rows to tell, the verdict is `undecided`
+and says how large a gain could have been seen; the champion stays.
 """
 
 import math
@@ -22,6 +22,8 @@ from feedback.paired import detectable_gain, interval, p_value
 
 Outcome = Literal["pass", "reject", "undecided"]
 Array = NDArray[np.float64]
+
+_ROUNDING = 1e-9  # losses that make up for all gains leave a mean of about 1e-17
 
 
 class GateConfig(Config):
@@ -115,9 +117,10 @@ class GateVerdict:
 
     Attributes:
         numbers: finite ones only; those that could not be measured are absent. `quality_before`,
-            `quality_after`, `quality_gain`, `ci95_low`, `ci95_high`, `p_value`, `detectable_gain`,
-            `forgetting` with its one-sided bounds `forgetting_low` and `forgetting_high`, `rows`,
-            `windows`, `val_loss`, `size_bytes_before`, `size_bytes_after`, and each latency.
+            `quality_after`, `quality_gain`, its two-sided `ci95_low` and `ci95_high` and its lower
+            `gain_bound`, `p_value`, `detectable_gain`, `forgetting` and its one-sided bounds
+            `forgetting_low` and `forgetting_high`, `rows`, `windows`, `val_loss`,
+            `size_bytes_before`, `size_bytes_after`, and each latency.
     """
 
     verdict: Literal["promote", "reject", "undecided"]
@@ -170,6 +173,8 @@ def _quality(evidence: GateEvidence, config: GateConfig) -> _Check:
         return _Check("undecided", _too_few(gains.size, detectable, config), numbers)
     gain, p = float(gains.mean()), p_value(gains, config.resamples, config.seed)
     low, high = interval(gains, 0.95, config.resamples, config.seed)
+    # Two-sided at 1 - 2 alpha, so that the lower bound alone holds with 1 - alpha.
+    bound, _ = interval(gains, 1 - 2 * config.alpha, config.resamples, config.seed)
     numbers |= {
         "quality_before": float(before.mean()),
         "quality_after": float(after.mean()),
@@ -177,6 +182,7 @@ def _quality(evidence: GateEvidence, config: GateConfig) -> _Check:
         "ci95_low": low,
         "ci95_high": high,
         "p_value": p,
+        "gain_bound": bound,
     }
     if gains.size < config.min_rows:
         return _Check("undecided", _too_few(gains.size, detectable, config), numbers)
@@ -184,8 +190,11 @@ def _quality(evidence: GateEvidence, config: GateConfig) -> _Check:
         f"quality on {gains.size} held-out rows from {before.mean():.3f} to {after.mean():.3f}: "
         f"gain {gain:+.3f}, 95% interval [{low:+.3f}, {high:+.3f}], p = {p:.4f}"
     )
-    if p <= config.alpha:
+    if p <= config.alpha and bound > _ROUNDING:
         return _Check("pass", f"{found}, at most {config.alpha} wanted", numbers)
+    if p <= config.alpha:
+        reason = f"{found}: large losses among small gains, the gain may be {bound:+.3f}"
+        return _Check("undecided", reason, numbers)
     if high < 0:
         return _Check("reject", f"{found}: the candidate is worse", numbers)
     if detectable <= config.gain_of_interest:
@@ -218,7 +227,6 @@ def _forgetting(evidence: GateEvidence, config: GateConfig) -> _Check:
         return _Check("undecided", reason, numbers)
     increase = (after - before) / before.mean()
     mean = float(increase.mean())
-    # Two-sided at 1 - 2 alpha, so that each bound alone holds with 1 - alpha.
     low, high = interval(increase, 1 - 2 * config.alpha, config.resamples, config.seed)
     numbers |= {"forgetting": mean, "forgetting_low": low, "forgetting_high": high}
     found = (

@@ -56,8 +56,8 @@ def test_better_candidate_is_promoted_with_its_numbers() -> None:
     assert (numbers["rows"], numbers["windows"], numbers["forgetting"]) == (100.0, 40.0, 0.0)
     assert set(numbers) == {
         "quality_before", "quality_after", "quality_gain", "ci95_low", "ci95_high", "p_value",
-        "detectable_gain", "rows", "windows", "forgetting", "forgetting_low", "forgetting_high",
-        "val_loss", "size_bytes_before", "size_bytes_after",
+        "gain_bound", "detectable_gain", "rows", "windows", "forgetting", "forgetting_low",
+        "forgetting_high", "val_loss", "size_bytes_before", "size_bytes_after",
     }  # fmt: skip
 
 
@@ -224,6 +224,28 @@ def test_candidates_that_are_no_better_are_seldom_promoted() -> None:
 
 def test_candidates_that_are_worse_are_hardly_ever_promoted() -> None:
     assert simulate(-0.05, rounds=200, rows=40) <= 2
+
+
+def test_large_losses_among_small_gains_do_not_pass_as_a_gain() -> None:
+    # Mean gain 0; the permutation test alone promotes 17 to 20 % of these.
+    rng = np.random.default_rng(12)
+    promoted = 0
+    for _ in range(200):
+        before = np.full(30, 0.5)
+        after = before - np.where(rng.random(30) < 0.1, 0.45, -0.05)
+        evidence = replace(better(), champion=measured(before), candidate=measured(after))
+        promoted += judge(evidence, GateConfig(resamples=299)).verdict == "promote"
+    assert promoted <= 20  # 5 % of 200 is 10, with a standard deviation of 3.1
+
+
+def test_gain_that_hides_large_losses_is_undecided() -> None:
+    before = np.full(30, 0.5)
+    after = before + 0.05
+    after[0] = 0.05
+    evidence = replace(better(), champion=measured(before), candidate=measured(after))
+    verdict = judge(evidence, FAST)
+    assert verdict.verdict == "undecided"
+    assert "large losses among small gains" in verdict.reasons[0]
 
 
 def test_real_gain_is_found() -> None:
