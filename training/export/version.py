@@ -91,22 +91,16 @@ def export_checkpoint(
         raise ArtifactError(f"{target} already exists. Remove it or export into another folder.")
     staging.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=staging, prefix=".partial-") as temporary:
-        folder, scratch = Path(temporary) / target.name, Path(temporary) / "fp32"
+        folder = Path(temporary) / target.name
         folder.mkdir()
-        scratch.mkdir()
-        proven = export.run(folder, scratch)
+        proven = export.run(folder, scratch=Path(temporary))
         special_tokens = read_special_tokens(checkpoint)
         _copy_tokenizer(checkpoint, folder)
         _write_golden(folder, golden_prompts, max_model_len, special_tokens)
         manifest = _manifest(folder, export, proven, special_tokens, lineage, evaluation)
         (folder / FILE_NAME).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
         folder.rename(target)
-    logger.info(
-        "model version exported tag=%s precision=%s val_bpb=%.4f",
-        manifest.tag,
-        config.precision,
-        proven.report.val_bpb,
-    )
+    logger.info("model version exported tag=%s precision=%s", manifest.tag, config.precision)
     return target
 
 
