@@ -23,7 +23,7 @@ from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
 from everloop import log
-from everloop.errors import ConfigError, StoreError
+from everloop.errors import ConfigError, EverloopError, StoreError
 from everloop.registry import Registry
 from everloop.settings import Home, RunFile, Settings
 
@@ -87,6 +87,14 @@ class Everloop:
             ConfigError: a setting is wrong, or another server holds this home folder.
             StoreError: the database cannot be used.
         """
+        try:
+            await self._start()
+        except EverloopError as error:
+            logger.error("the service cannot start: %s", error)
+            _end_supervisor()
+            raise
+
+    async def _start(self) -> None:
         # Prometheus in its one-process mode, which it chooses when it is imported; and imports here
         # rather than above, so that the supervisor, which serves nothing, does not load them too.
         os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
@@ -198,6 +206,12 @@ def _announce_shutdown(state: "ApiState") -> None:
                 previous(number, frame)
 
         signal.signal(number, drain)
+
+
+def _end_supervisor() -> None:
+    """Stop BentoML's supervisor, which would start a worker that cannot work again for ever."""
+    if bentoml.server_context.worker_index is not None:
+        os.kill(os.getppid(), signal.SIGTERM)
 
 
 async def _watch_parent() -> None:

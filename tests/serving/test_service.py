@@ -160,6 +160,10 @@ def test_service_as_a_process(filled):
         assert ask(ai).usage.completion_tokens == 8
         with ask(ai, stream=True) as answer:
             assert list(answer)[-1].choices[0].finish_reason == "length"
+        for _ in range(3):  # one of them at least is left before its end
+            with ask(ai, stream=True, max_tokens=480) as answer:
+                next(iter(answer))
+        assert wait_until(lambda: aborted(service.url) >= 1, 10)
         # Shared objects show what is loaded even where Python's own list would not.
         maps = Path(f"/proc/{service.worker.pid}/maps")
         if maps.exists():
@@ -173,9 +177,18 @@ def test_service_as_a_process(filled):
         with pytest.raises(ConfigError, match="another server"):
             launch.check(filled, "127.0.0.1", launch.free_port())
         with service.store() as store:
-            assert len(store.interactions()) == 2
+            assert wait_until(lambda: len(store.interactions()) == 5)
     assert service.process.returncode == 0
     assert "Hello" not in service.log
+
+
+def aborted(url: str) -> float:
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return sum(
+        float(line.rpartition(" ")[2])
+        for line in lines
+        if line.startswith("llm_aborted_requests_total{")
+    )
 
 
 @pytest.mark.slow
@@ -295,3 +308,15 @@ def test_worker_does_not_outlive_a_killed_supervisor(filled):
         service.process.wait(20)
         worker.wait(20)
         launch.check(filled, "127.0.0.1", service.port)
+
+
+@pytest.mark.slow
+def test_service_that_cannot_start_ends_and_says_why(filled, monkeypatch):
+    monkeypatch.setenv("EVERLOOP_DATABASE_URL", "sqlite:////nowhere/store.sqlite")
+    log = filled.root / "server.log"
+    process = launch.start(filled, "127.0.0.1", launch.free_port(), log_file=log)
+    try:
+        process.wait(60)
+        assert "the service cannot start: store /nowhere/store.sqlite" in log.read_text("utf-8")
+    finally:
+        process.kill()

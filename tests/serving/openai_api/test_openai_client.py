@@ -29,12 +29,25 @@ ENGINE = EngineConfig(
 )
 
 
+class HeldMetrics(Metrics):
+    """Metrics that can hold the engine after a step, so that a test meets it at work."""
+
+    def __init__(self) -> None:
+        super().__init__(CollectorRegistry())
+        self.go = threading.Event()
+        self.go.set()
+
+    def step(self, model: str, seconds: float, batch_size: int) -> None:
+        self.go.wait(30)
+        super().step(model, seconds, batch_size)
+
+
 @dataclass
 class Server:
     url: str
     app: Starlette
     store: Store
-    metrics: Metrics
+    metrics: HeldMetrics
     loop: asyncio.AbstractEventLoop
 
     @property
@@ -58,7 +71,7 @@ def read_tag(engine: AsyncEngine) -> str:
 def server(versions: tuple[Path, Path], tmp_path_factory) -> Iterator[Server]:
     store = open_store(f"sqlite:///{tmp_path_factory.mktemp('store') / 'store.sqlite'}")
     writer = StoreWriter(store.engine, StoreConfig())
-    metrics = Metrics(CollectorRegistry())
+    metrics = HeldMetrics()
     engine = AsyncEngine(ENGINE, metrics)
     app = create_app(engine, writer, metrics, metrics.render, ServerConfig())
     server = Server("", app, store, metrics, None)
@@ -168,6 +181,9 @@ def test_leaving_client_frees_its_place(ai, server):
     before = server.metric("llm_aborted_requests_total")
     with ask(ai, stream=True, max_tokens=450) as answer:
         next(iter(answer))
+        server.metrics.go.clear()
+    assert wait_until(lambda: server.app.state.api.num_active == 0)
+    server.metrics.go.set()
     assert wait_until(lambda: server.metric("llm_aborted_requests_total") == before + 1)
     assert wait_until(lambda: server.metric("llm_requests_running") == 0)
     assert wait_until(lambda: server.store.interactions()[-1].finish_reason == "abort")
@@ -175,20 +191,18 @@ def test_leaving_client_frees_its_place(ai, server):
 
 def test_full_queue_is_a_rate_limit(ai, server):
     """Two run, two wait; what comes then is refused and told when to come back."""
-    streams = [ask(ai, stream=True, max_tokens=450) for _ in range(2)]
-    waiting = [threading.Thread(target=ask, args=(ai,)) for _ in range(2)]
-    for thread in waiting:
+    server.metrics.go.clear()
+    asking = [threading.Thread(target=ask, args=(ai,)) for _ in range(4)]
+    for thread in asking:
         thread.start()
     try:
-        # The two may have ended on a slow machine; then the refusal cannot be seen this way.
         assert wait_until(lambda: server.app.state.api.num_active == 4)
         with pytest.raises(openai.RateLimitError) as caught:
             ask(ai)
         assert int(caught.value.response.headers["retry-after"]) >= 1
     finally:
-        for stream in streams:
-            stream.close()
-        for thread in waiting:
+        server.metrics.go.set()
+        for thread in asking:
             thread.join(20)
 
 
