@@ -160,9 +160,10 @@ def worker(
     home: HomeOption = None, config: ConfigOption = None, override: SetOption = None
 ) -> None:
     """Watch the feedback and run a round of the loop when it is due."""
+    from everloop.supervisor import stop_on_signals
     from feedback.worker import run_worker
 
-    run_worker(open_home(home), read_run(config, override))
+    run_worker(open_home(home), read_run(config, override), stop_on_signals())
 
 
 @app.command()
@@ -173,8 +174,9 @@ def monitor(
     port: Annotated[int, typer.Option(help="Port of the drift gauges.")] = 3001,
 ) -> None:
     """Compare recent traffic with the traffic before it, again and again; publish the gauges."""
+    from everloop.supervisor import stop_on_signals
     from monitoring.drift_report import DriftConfig
-    from monitoring.worker import run_monitor, stop_on_signals
+    from monitoring.worker import run_monitor
 
     folder = open_home(home)
     settings = read_run(config, override).table("drift", DriftConfig)
@@ -237,12 +239,13 @@ def loop_run(
 ) -> None:
     """Trigger, dataset, tuning, export, gate, promotion; exit code 3 when the answer is no."""
     from everloop.progress import progress_bar
+    from everloop.supervisor import stop_on_signals
     from feedback.loop import run_round
     from feedback.worker import run_worker
 
     folder, run = open_home(home), read_run(config, override)
     if not once and not dry_run:
-        run_worker(folder, run)
+        run_worker(folder, run, stop_on_signals())
         return
     with progress_bar() as progress:
         result = run_round(folder, run, dry_run=dry_run, progress=progress)

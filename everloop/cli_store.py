@@ -88,10 +88,8 @@ def models_trace(
     as_json: JsonOption = False,
 ) -> None:
     """Walk from an answer to the model, the dataset rows and the sources behind it."""
-    from feedback.store.trace import describe
-
     with open_store(open_home(home)) as store:
-        report(describe(store.trace(completion, sample=sample)), as_json)
+        report(store.trace(completion, sample=sample).summary(), as_json)
 
 
 @feedback.command("stats")

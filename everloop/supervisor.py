@@ -1,4 +1,4 @@
-"""Run several commands as one: start them together, stop them together."""
+"""Processes that start and stop together, and the stop signal of one."""
 
 import signal
 import subprocess
@@ -57,3 +57,11 @@ def terminate(children: Sequence[subprocess.Popen[bytes]], grace_seconds: float)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+
+
+def stop_on_signals() -> threading.Event:
+    """Give an event that SIGTERM and SIGINT set; for the main thread of a process."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop

@@ -7,6 +7,7 @@ from. Counts cover everything; the rows shown are a bounded sample.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import select
 
@@ -81,6 +82,29 @@ class Trace:
     checkpoint_sha256: str
     ancestors: tuple[str, ...]
     datasets: tuple[DatasetTrace, ...]
+
+
+    def summary(self) -> dict[str, Any]:
+        """The way as plain data, from the answer to the sources, for a report."""
+        summary: dict[str, Any] = {
+            "completion": self.interaction.id,
+            "question": _question(self.interaction),
+            "feedback": [_statement(feedback) for feedback in self.feedback],
+            "model_version": self.model_version,
+            "checkpoint_sha256": self.checkpoint_sha256,
+            "ancestors": list(self.ancestors),
+        }
+        for dataset in self.datasets:
+            shown = [
+                f"row {row.id[:12]} from "
+                + ", ".join(f"{item.source.kind} {item.source.id}" for item in row.sources)
+                + f": {row.excerpt}"
+                for row in dataset.sample
+            ]
+            counts = ", ".join(f"{count} {kind}" for kind, count in dataset.sources.items())
+            head = f"{dataset.ref.rows} rows, Merkle root {dataset.ref.merkle_root[:12]}; {counts}"
+            summary[f"{dataset.ref.use} {dataset.ref.id}"] = [head, *shown]
+        return summary
 
 
 class TraceQueries(InteractionQueries, DatasetQueries, ModelQueries):
