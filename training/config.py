@@ -3,7 +3,7 @@
 Plain settings without torch, so that a command can refuse a wrong key before it loads anything.
 """
 
-from typing import Literal, Self
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -25,7 +25,10 @@ class ModelConfig(Config):
 
 
 class OptimizerConfig(Config):
-    """What pre-training and fine-tuning share: budget, rates, batch, stopping, threads."""
+    """What pre-training and fine-tuning share: budget, rates, batch, stopping, threads.
+
+    A run ends at the first of the given budgets; without any, after a few minutes.
+    """
 
     max_steps: int | None = Field(None, ge=1, description="budget: optimizer steps")
     minutes: float | None = Field(
@@ -65,10 +68,10 @@ class PretrainConfig(OptimizerConfig):
         64, ge=1, description="validation windows per validation, spread over the whole split"
     )
 
-    @model_validator(mode="after")
-    def _one_budget(self) -> Self:
-        _require_one(max_steps=self.max_steps, minutes=self.minutes)
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _default_budget(cls, values: Any) -> Any:
+        return _with_budget(values, {"minutes": 2.0})
 
 
 class SftConfig(OptimizerConfig):
@@ -77,14 +80,15 @@ class SftConfig(OptimizerConfig):
     epochs: float | None = Field(None, gt=0, description="budget: passes over the training rows")
     eval_rows: int = Field(256, ge=1, description="validation rows per validation, at most")
 
-    @model_validator(mode="after")
-    def _one_budget(self) -> Self:
-        _require_one(max_steps=self.max_steps, minutes=self.minutes, epochs=self.epochs)
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _default_budget(cls, values: Any) -> Any:
+        return _with_budget(values, {"minutes": 1.0})
 
 
-def _require_one(**budgets: float | None) -> None:
-    given = [f"{name}={value:g}" for name, value in budgets.items() if value is not None]
-    if len(given) != 1:
-        found = ", ".join(given) or "none"
-        raise ValueError(f"exactly one of {', '.join(budgets)} must be set, got {found}")
+def _with_budget(values: Any, default: dict[str, float]) -> Any:
+    """A run without any budget gets the default; a given one is never cut short by it."""
+    is_given = isinstance(values, dict) and any(
+        values.get(key) is not None for key in ("max_steps", "minutes", "epochs")
+    )
+    return values if is_given or not isinstance(values, dict) else {**values, **default}

@@ -11,7 +11,7 @@ ENDLESS_STEPS = 1_000_000
 
 @dataclass(slots=True)
 class Budget:
-    """A budget of optimizer steps or of wall-clock seconds, whichever is set.
+    """A budget of optimizer steps, of wall-clock seconds, or of both; the first that is spent ends it.
 
     Attributes:
         spent_before: seconds of earlier sessions of the same run.
@@ -40,15 +40,18 @@ class Budget:
 
     def fraction(self, step: int) -> float:
         """The part of the budget that is spent, 0 to 1."""
-        if self.seconds is None:
-            return min(1.0, step / self.trainer_steps)
-        return min(1.0, self.elapsed / max(self.seconds - self.reserve_seconds, 1e-9))
+        spent = step / self.trainer_steps
+        if self.seconds is not None:
+            spent = max(spent, self.elapsed / max(self.seconds - self.reserve_seconds, 1e-9))
+        return min(1.0, spent)
 
     def is_spent(self, step: int, next_step_seconds: float) -> bool:
         """Say whether another step would overrun the budget."""
-        if self.seconds is None:
-            return step >= self.trainer_steps
-        return self.elapsed + next_step_seconds + self.reserve_seconds >= self.seconds
+        if self.seconds is not None:
+            needed = next_step_seconds + self.reserve_seconds
+            if self.elapsed + needed >= self.seconds:
+                return True
+        return step >= self.trainer_steps
 
 
 def learning_rate_scale(

@@ -86,7 +86,8 @@ def fine_tune(
         )
         if config.epochs is not None:
             rows_per_step = config.device_batch_size * config.grad_accum_steps
-            budget.max_steps = math.ceil(config.epochs * len(learnt.rows) / rows_per_step)
+            steps = math.ceil(config.epochs * len(learnt.rows) / rows_per_step)
+            budget.max_steps = min(steps, config.max_steps or steps)
         trainer = _trainer(network, tokenizer, (learnt, held), opened, config, budget)
         prepare(trainer, opened, "fine-tune", progress)
         metrics = {**train(trainer, opened), **_counts(learnt)}

@@ -6,16 +6,19 @@ from everloop.settings import RunFile
 from training.config import ModelConfig, PretrainConfig, SftConfig
 
 
-@pytest.mark.parametrize("given", [{}, {"max_steps": 5, "minutes": 1.0}])
-def test_pretrain_config_takes_exactly_one_budget(given: dict[str, float]) -> None:
-    with pytest.raises(ValidationError, match="exactly one of max_steps, minutes must be set"):
-        PretrainConfig(**given)
+def test_a_run_without_a_budget_ends_after_minutes() -> None:
+    assert (PretrainConfig().minutes, PretrainConfig().max_steps) == (2.0, None)
+    assert (SftConfig().minutes, SftConfig().epochs) == (1.0, None)
 
 
-def test_sft_config_takes_epochs_as_budget() -> None:
-    assert SftConfig(epochs=2).max_steps is None
-    with pytest.raises(ValidationError, match="got minutes=1, epochs=2"):
-        SftConfig(epochs=2, minutes=1)
+def test_a_given_budget_is_not_cut_short() -> None:
+    assert PretrainConfig(max_steps=5).minutes is None
+    assert SftConfig(epochs=2).minutes is None
+
+
+def test_a_budget_of_nothing_is_refused() -> None:
+    with pytest.raises(ValidationError, match="greater than 0"):
+        PretrainConfig(minutes=0)
 
 
 def test_model_config_names_known_sizes_for_an_unknown_one() -> None:

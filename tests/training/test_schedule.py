@@ -30,6 +30,16 @@ def test_budget_of_seconds_counts_seconds_and_keeps_some_back() -> None:
     assert budget.is_spent(7, next_step_seconds=25)
 
 
+def test_the_first_of_two_budgets_ends_the_run() -> None:
+    clock = Clock()
+    budget = Budget(max_steps=20, seconds=60, clock=clock)
+    assert budget.fraction(10) == 0.5
+    assert budget.is_spent(20, next_step_seconds=0)
+    clock.now = 145.0
+    assert budget.fraction(10) == 0.75
+    assert budget.is_spent(10, next_step_seconds=15)
+
+
 def test_budget_includes_earlier_sessions() -> None:
     clock = Clock()
     budget = Budget(max_steps=None, seconds=60, clock=clock, spent_before=30)
