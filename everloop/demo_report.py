@@ -43,8 +43,8 @@ class DemoReport(BaseModel):
     ttft_p50_s: float | None
     ttft_p95_s: float | None
     tokens_per_s: float
-    seconds: float
-    peak_rss_bytes: int
+    seconds: float = 0.0
+    peak_rss_bytes: int = 0
     champion: str
     served_versions: dict[str, int]
     thumbs_up: int

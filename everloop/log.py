@@ -13,5 +13,5 @@ def configure(level: str) -> None:
         level: a level name of the standard library, such as INFO.
     """
     logging.basicConfig(level=level.upper(), format=FORMAT, stream=sys.stderr, force=True)
-    for noisy in ("httpx", "httpcore", "alembic", "simple_di", "fsspec"):
+    for noisy in ("httpx", "httpx2", "httpcore", "httpcore2", "alembic", "simple_di", "fsspec"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -95,6 +95,7 @@ class SimulatedUser:
         concurrency: int,
         rate: bool,
         until: asyncio.Event | None = None,
+        pause_seconds: float = 0.0,
         answered: Callable[[], None] = lambda: None,
     ) -> None:
         """Work through the questions, a few at a time, and add what was seen to `traffic`.
@@ -104,6 +105,7 @@ class SimulatedUser:
             concurrency: how many are open at the same time.
             rate: give thumbs and corrections.
             until: stop asking when this is set.
+            pause_seconds: what each of them waits before the next question.
             answered: called after each question.
         """
         started = time.perf_counter()
@@ -115,6 +117,8 @@ class SimulatedUser:
                     return
                 await self._exchange(question, rate)
                 answered()
+                if pause_seconds:
+                    await asyncio.sleep(pause_seconds)
 
         await asyncio.gather(*(work() for _ in range(concurrency)))
         self.traffic.seconds += time.perf_counter() - started

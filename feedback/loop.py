@@ -32,9 +32,9 @@ from feedback.store.store import Store, open_store
 from feedback.trigger import TriggerConfig, TriggerState, decide
 from monitoring.drift_report import newest_summary
 from serving.launch import is_serving
+from training.answer_score import answer_score
 from training.config import SftConfig
 from training.dataset import read_rows
-from training.evaluate import answer_score
 from training.export.config import ExportConfig
 from training.sft import fine_tune
 

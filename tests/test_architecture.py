@@ -19,6 +19,7 @@ FLOORS = {
     "everloop.cli_options": 3,
     "everloop.cli_store": 3,
     "everloop.demo": 2,
+    "everloop.demo_config": 2,
     "everloop.lifecycle": 2,
     "training": 1,
     "serving": 1,

@@ -1,16 +1,14 @@
-"""How good a checkpoint is: loss over held-out windows, and answers against their references.
+"""How good a checkpoint is: loss over held-out windows.
 
 Loss is nats per token; bits per byte makes models with different vocabularies comparable.
 """
 
 import math
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from sacrebleu.metrics.chrf import CHRF
 
 from everloop.errors import DataError
 from training.checkpoint import read_checkpoint
@@ -84,16 +82,3 @@ def checkpoint_losses(
             )  # (B, T)
             losses.append(each.mean(dim=1).double().numpy())
     return np.concatenate(losses)
-
-
-def answer_score(answer: str, reference: str) -> float:
-    """Similarity of an answer to its reference, 0 to 1: chrF2, over characters.
-
-    Source: Popović 2015, doi 10.18653/v1/W15-3049, as sacrebleu computes it.
-    """
-    return float(_chrf().sentence_score(answer, [reference]).score) / 100
-
-
-@cache
-def _chrf() -> CHRF:
-    return CHRF()

@@ -11,7 +11,7 @@ ENDLESS_STEPS = 1_000_000
 
 @dataclass(slots=True)
 class Budget:
-    """A budget of optimizer steps, of wall-clock seconds, or of both; the first that is spent ends it.
+    """A budget of optimizer steps, of wall-clock seconds, or of both: the first ends it.
 
     Attributes:
         spent_before: seconds of earlier sessions of the same run.

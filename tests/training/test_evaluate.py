@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from everloop.errors import DataError
-from training.evaluate import Evaluation, answer_score, checkpoint_losses, evaluate_checkpoint
+from training.evaluate import Evaluation, checkpoint_losses, evaluate_checkpoint
 
 
 def _windows(count: int) -> np.ndarray:
@@ -39,17 +39,3 @@ def test_perplexity_of_a_uniform_guess_is_the_vocabulary() -> None:
 def test_checkpoint_losses_refuse_no_windows(tiny_checkpoint: Path) -> None:
     with pytest.raises(DataError, match="no validation window"):
         checkpoint_losses(tiny_checkpoint, np.zeros((0, 17), dtype=np.uint16))
-
-
-def test_answer_score_is_one_for_the_reference_and_zero_for_nothing_in_common() -> None:
-    assert answer_score("Return the sum.", "Return the sum.") == pytest.approx(1.0)
-    assert answer_score("xyz", "Return the sum.") == 0.0
-    assert answer_score("", "Return the sum.") == 0.0
-
-
-def test_answer_score_orders_answers() -> None:
-    reference = "Return a list of the files in the directory."
-    close = answer_score("Return the list of files in a directory.", reference)
-    far = answer_score("Raise an error if the socket is closed.", reference)
-    assert 0.5 < close < 1
-    assert far < close

@@ -1,0 +1,87 @@
+"""What the demo is told: the user's topics and manners, and the budget that a round of it gets."""
+
+import json
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field
+
+from everloop.settings import Config, RunFile
+from everloop.simulated_user import Question
+from training.corpus import Conversation
+
+# Shares of the training minutes.
+PRETRAIN_SHARE, SFT_SHARE, LOOP_SHARE = 0.6, 0.25, 0.15
+
+
+class DemoConfig(Config):
+    """Table [demo]: what the simulated user asks about, and how."""
+
+    topics: tuple[str, ...] = Field(
+        (
+            "asyncio", "email", "http", "urllib", "mailbox", "imaplib", "wsgiref", "xmlrpc",
+            "smtplib", "ipaddress", "socketserver", "ftplib", "ssl", "socket",
+        ),
+        strict=False,
+        description="what the model has not been tuned on and the user asks about: the network",
+    )  # fmt: skip
+    known_questions: int = Field(
+        320, ge=300, description="asked about other topics before: the reference of the drift"
+    )
+    questions: int = Field(480, ge=300, description="asked about the topics, rated and corrected")
+    concurrency: int = Field(8, ge=1, description="questions that are open at the same time")
+    pause_seconds: float = Field(
+        0.25, ge=0, description="between two questions while the loop runs its round"
+    )
+    approve_at: float = Field(0.6, ge=0, le=1, description="score from which an answer is good")
+    correction_rate: float = Field(0.9, ge=0, le=1, description="share of bad answers corrected")
+    seed: int = Field(7, ge=0, description="of the user")
+
+
+def with_defaults(run: RunFile, minutes: float, known_topics: set[str | None]) -> RunFile:
+    """Lay the demo's settings under those of the run: what the user has set stays.
+
+    Args:
+        minutes: of training, in all.
+        known_topics: that this Python's documentation has.
+    """
+    config = run.table("demo", DemoConfig)
+    topics = [topic for topic in config.topics if topic in known_topics]
+    defaults: dict[str, dict[str, Any]] = {
+        "data": {"exclude_topics": topics},
+        "pretrain": {"minutes": minutes * PRETRAIN_SHARE},
+        "sft": {"minutes": minutes * SFT_SHARE},
+        "loop": {"minutes": minutes * LOOP_SHARE},
+        "drift": {"current_rows": config.questions},
+        "trigger": {"cooldown_minutes": 0.0},
+        "feedback": {"max_rows_per_user": 2000},
+    }
+    names = {**defaults, **run.values}
+    return RunFile(
+        run.name, {name: {**defaults.get(name, {}), **run.values.get(name, {})} for name in names}
+    )
+
+
+def choose_questions(
+    pairs: Sequence[Conversation], config: DemoConfig
+) -> tuple[list[Question], list[Question]]:
+    """The user's questions: about other topics, and about the new ones; both shuffled by seed."""
+    known: list[Question] = []
+    new: list[Question] = []
+    for pair in pairs:
+        question = Question(pair.id, pair.messages[0].content, pair.messages[-1].content)
+        (new if pair.topic in config.topics else known).append(question)
+    chance = random.Random(config.seed)
+    chance.shuffle(known)
+    chance.shuffle(new)
+    return known[: config.known_questions], new[: config.questions]
+
+
+def as_overrides(run: RunFile) -> list[str]:
+    """The whole run as `table.key=value` for another process; JSON's values are TOML's too."""
+    return [
+        f"{table}.{key}={json.dumps(value)}"
+        for table, values in run.values.items()
+        for key, value in values.items()
+    ]
