@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 _PRESSURE = Path("/proc/pressure/cpu")
+_QUIET = 0.05  # CPU pressure up to which a timing can be trusted
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +122,7 @@ def publish(
     # Wide enough for the names when stdout is a file, which has no width of its own.
     Console(width=None if os.isatty(1) else 120).print(table)
     if cpu_pressure is not None:
-        print(f"CPU pressure {cpu_pressure:.2f}: above 0.05 only the ratios mean anything.")
+        print(f"CPU pressure {cpu_pressure:.2f}{_verdict(cpu_pressure)}")
 
 
 def machine() -> str:
@@ -134,6 +135,13 @@ def machine() -> str:
         name = names[0] if names else name
     memory = psutil.virtual_memory().total / (1 << 30)
     return f"{name}, {os.cpu_count()} cores, {memory:.0f} GiB"
+
+
+def _verdict(cpu_pressure: float) -> str:
+    if cpu_pressure <= _QUIET:
+        return ": the machine was quiet."
+    # Threads that spin at a barrier, as OpenMP's do, lose far more than threads that sleep.
+    return f": above {_QUIET} others were running, and even the ratios are off. Run it again."
 
 
 def _cells(result: Result) -> list[str]:

@@ -122,11 +122,12 @@ class AsyncEngine:
             previous, self._current = self._current, _Version(engine)
             self._versions.append(self._current)
             self._inbox.put(partial(self._stepping.append, self._current))
-            if previous:
-                await self._drain(previous, grace_seconds)
-                self._versions.remove(previous)
-                self._inbox.put(partial(self._stepping.remove, previous))
-            return engine.manifest
+        # Outside the lock: a rollback must not wait until the version before has drained.
+        if previous:
+            await self._drain(previous, grace_seconds)
+            self._versions.remove(previous)
+            self._inbox.put(partial(self._stepping.remove, previous))
+        return engine.manifest
 
     def generate(
         self,

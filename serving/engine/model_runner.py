@@ -101,7 +101,6 @@ class ModelRunner:
         try:
             self._session.run_with_iobinding(self._binding(shape))
         except Exception as error:
-            self._layout = None
             raise EngineError(f"ONNX Runtime failed in a step: {error}") from error
         return self._logits[: shape.logits]
 

@@ -54,7 +54,7 @@ class OutputStream(AsyncIterator[RequestOutput]):
         self._close()
 
     def _close(self) -> None:
-        if not self._is_closed and not self._mailbox.is_finished:
+        if not self._mailbox.is_finished:
             self._abort()
         self._is_closed = True
 

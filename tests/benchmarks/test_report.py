@@ -55,7 +55,15 @@ def test_publish_as_json_writes_one_document(capsys: pytest.CaptureFixture[str])
 def test_publish_as_table_names_values_and_verdicts(capsys: pytest.CaptureFixture[str]) -> None:
     publish("engine", RESULTS, argparse.Namespace(quick=False, json=False), cpu_pressure=0.25)
     out = capsys.readouterr().out
-    for text in ("decode, 8 rows", "220", "2.00-3.00", "2.50", "no", "1,234", "pressure 0.25"):
+    for text in (
+        "decode, 8 rows",
+        "220",
+        "2.00-3.00",
+        "2.50",
+        "no",
+        "1,234",
+        "pressure 0.25: above 0.05 others",
+    ):
         assert text in out
 
 

@@ -1,5 +1,6 @@
 """Model versions, engines and observers for the tests of the engine and of the API."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +14,15 @@ ONE_THREAD = EngineConfig(num_threads=1, max_num_seqs=4, max_num_batched_tokens=
 
 
 class RecordingObserver:
-    """Keeps every event of the engine as (name, *numbers)."""
+    """Keeps every event of the engine as (name, *numbers).
+
+    With the gate closed, the engine stands still in the step that gives a second token.
+    """
 
     def __init__(self) -> None:
         self.events: list[tuple[object, ...]] = []
+        self.gate = threading.Event()
+        self.gate.set()
 
     def step(self, model: str, seconds: float, batch_size: int) -> None:
         self.events.append(("step", batch_size))
@@ -34,6 +40,7 @@ class RecordingObserver:
 
     def inter_token(self, model: str, seconds: float) -> None:
         self.events.append(("inter_token",))
+        self.gate.wait(30)
 
     def finished(
         self,

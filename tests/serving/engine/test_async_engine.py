@@ -18,6 +18,7 @@ from everloop.errors import (
     PromptTooLongError,
     QueueFullError,
 )
+from serving.engine import async_engine
 from serving.engine.async_engine import AsyncEngine
 from serving.engine.config import EngineConfig
 from serving.engine.llm_engine import LLMEngine
@@ -63,6 +64,12 @@ async def collect(stream: OutputStream) -> GenerationResult:
     return GenerationResult.join([output async for output in stream])
 
 
+async def _commands(engine: AsyncEngine, count: int) -> None:
+    """Wait until so many commands lie in the inbox of the thread, which stands still."""
+    while engine._inbox.qsize() < count:
+        await asyncio.sleep(0)
+
+
 def expected(version: Path, config: EngineConfig, params: SamplingParams) -> GenerationResult:
     return LLMEngine.load(version, config).generate([PROMPT], params)[0]
 
@@ -94,6 +101,7 @@ def test_reader_that_goes_away_aborts_its_request(
     run: Callable[..., None], observer: RecordingObserver, way: str
 ) -> None:
     async def scenario(engine: AsyncEngine) -> None:
+        observer.gate.clear()
         stream = engine.generate(PROMPT, LONG, "gone")
         await anext(stream)
         if way == "close":
@@ -107,6 +115,7 @@ def test_reader_that_goes_away_aborts_its_request(
                 await task
         del stream
         gc.collect()
+        observer.gate.set()
         await engine._versions[0].idle.wait()
         assert [event[0] for event in observer.named("finished")] == ["abort"]
 
@@ -215,16 +224,60 @@ def test_swap_under_load_answers_every_request_by_exactly_one_version(
 
 
 def test_swap_aborts_what_outlives_the_grace(
-    run: Callable[..., None], other_tiny_version: Path
+    run: Callable[..., None], other_tiny_version: Path, observer: RecordingObserver
 ) -> None:
     async def scenario(engine: AsyncEngine) -> None:
-        old = [engine.generate(PROMPT, LONG, str(number)) for number in range(8)]
-        await anext(old[0])
-        await engine.swap(other_tiny_version, grace_seconds=0)
-        reasons = {(await collect(stream)).finish_reason for stream in old}
-        assert "abort" in reasons
-        assert reasons <= {"abort", "length"}
+        observer.gate.clear()
+        streams = [engine.generate(PROMPT, LONG, str(number)) for number in range(6)]
+        await anext(streams[0])
+        swapping = asyncio.create_task(engine.swap(other_tiny_version, grace_seconds=0))
+        await _commands(engine, 1 + 6)
+        observer.gate.set()
+        await swapping
+        assert {(await collect(stream)).finish_reason for stream in streams} == {"abort"}
         assert len(engine.versions) == 1
+
+    run(scenario)
+
+
+def test_swap_back_does_not_wait_for_the_version_before_to_drain(
+    run: Callable[..., None],
+    tiny_version: Path,
+    other_tiny_version: Path,
+    observer: RecordingObserver,
+) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
+        observer.gate.clear()  # so that nothing drains
+        stream = engine.generate(PROMPT, LONG, "slow")
+        first = asyncio.create_task(engine.swap(other_tiny_version, grace_seconds=30))
+        second = asyncio.create_task(engine.swap(tiny_version, grace_seconds=30))
+        while len(engine.versions) < 3:
+            await asyncio.sleep(0)
+        assert not first.done()
+        observer.gate.set()
+        await asyncio.gather(first, second)
+        assert (await collect(stream)).finish_reason == "length"
+        assert len(engine.versions) == 1
+
+    run(scenario)
+
+
+def test_step_that_never_ends_fails_its_streams_after_the_grace(
+    run: Callable[..., None],
+    other_tiny_version: Path,
+    observer: RecordingObserver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(async_engine, "_ABORT_SECONDS", 0)
+
+    async def scenario(engine: AsyncEngine) -> None:
+        observer.gate.clear()
+        stream = engine.generate(PROMPT, LONG, "stuck")
+        await engine.swap(other_tiny_version, grace_seconds=0)
+        with pytest.raises(EngineStoppedError):
+            await collect(stream)
+        observer.gate.set()  # now the thread gives the last output, which nobody waits for
+        assert (await collect(engine.generate(PROMPT, GREEDY, "a"))).finish_reason == "length"
 
     run(scenario)
 
@@ -275,12 +328,14 @@ def test_dropped_version_is_freed(run: Callable[..., None], other_tiny_version: 
 
 
 def test_stop_lets_running_requests_finish_and_refuses_new_ones(
-    run: Callable[..., None],
+    run: Callable[..., None], observer: RecordingObserver
 ) -> None:
     async def scenario(engine: AsyncEngine) -> None:
+        observer.gate.clear()
         stream = engine.generate(PROMPT, LONG, "a")
         stopping = asyncio.create_task(engine.stop(drain_seconds=30))
         await anext(stream)
+        observer.gate.set()
         with pytest.raises(EngineStoppedError, match="not running"):
             engine.generate(PROMPT, GREEDY, "b")
         assert (await collect(stream)).finish_reason == "length"
@@ -290,12 +345,16 @@ def test_stop_lets_running_requests_finish_and_refuses_new_ones(
     run(scenario)
 
 
-def test_stop_without_time_aborts(run: Callable[..., None]) -> None:
+def test_stop_without_time_aborts(run: Callable[..., None], observer: RecordingObserver) -> None:
     async def scenario(engine: AsyncEngine) -> None:
-        streams = [engine.generate(PROMPT, LONG, str(number)) for number in range(8)]
+        observer.gate.clear()
+        streams = [engine.generate(PROMPT, LONG, str(number)) for number in range(6)]
         await anext(streams[0])
-        await engine.stop(drain_seconds=0)
-        assert "abort" in {(await collect(stream)).finish_reason for stream in streams}
+        stopping = asyncio.create_task(engine.stop(drain_seconds=0))
+        await _commands(engine, 6)
+        observer.gate.set()
+        await stopping
+        assert {(await collect(stream)).finish_reason for stream in streams} == {"abort"}
 
     run(scenario)
 
@@ -326,14 +385,16 @@ def test_engine_without_a_version_refuses(engine_config: EngineConfig) -> None:
 
 
 def test_dead_thread_fails_every_stream_and_is_not_ready(
-    run: Callable[..., None], caplog: pytest.LogCaptureFixture
+    run: Callable[..., None], observer: RecordingObserver, caplog: pytest.LogCaptureFixture
 ) -> None:
     def explode() -> None:
         raise RuntimeError("a fault of ours")
 
     async def scenario(engine: AsyncEngine) -> None:
+        observer.gate.clear()
         stream = engine.generate(PROMPT, LONG, "a")
         engine._inbox.put(explode)
+        observer.gate.set()
         with pytest.raises(EngineStoppedError):
             await collect(stream)
         assert not engine.is_ready

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from everloop.errors import DataError, EngineError, PromptTooLongError
+from everloop.manifest import Golden
 from serving.engine import llm_engine as llm_engine_module
 from serving.engine import scheduler
+from serving.engine.cache import MIN_PREFIX_TOKENS
 from serving.engine.config import EngineConfig
 from serving.engine.llm_engine import LLMEngine
 from serving.engine.sampling_params import SamplingParams
@@ -66,6 +68,21 @@ def test_batched_generation_equals_each_request_alone(load: Load, params: Sampli
     assert load().generate(prompts, params) == [_alone(load, one, params) for one in prompts]
 
 
+def test_int8_version_generates_in_a_batch_what_it_generates_alone(
+    tmp_path: Path, engine_config: EngineConfig
+) -> None:
+    from tests.tiny_model import make_tiny_version
+
+    engine = LLMEngine.load(make_tiny_version(tmp_path, precision="int8", seed=3), engine_config)
+    prompts = [_prompt(seed, size) for seed, size in enumerate((40, 3, 60, 17))]
+    together = engine.generate(prompts, GREEDY)
+    alone = []
+    for prompt in prompts:
+        engine._cache.clear()
+        alone += engine.generate([prompt], GREEDY)
+    assert together == alone
+
+
 @pytest.mark.parametrize("budget", [4, 7, 32, 100])
 def test_chunked_prefill_equals_whole(load: Load, budget: int) -> None:
     prompt = _prompt(1, 100)
@@ -76,7 +93,7 @@ def test_chunked_prefill_equals_whole(load: Load, budget: int) -> None:
 def test_steps_split_in_two_runs_give_the_same(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = [_prompt(seed, size) for seed, size in enumerate((40, 3, 90, 20))]
     expected = load().generate(prompts, GREEDY)
-    monkeypatch.setattr(scheduler, "_MAX_ROWS_BESIDE_CHUNK", 1)
+    monkeypatch.setattr(scheduler, "_MAX_CELLS", 5)
     monkeypatch.setattr(scheduler, "_WIDE_CHUNK", 5)
     assert load().generate(prompts, GREEDY) == expected
 
@@ -244,7 +261,7 @@ def test_generate_beside_other_requests_is_refused(load: Load) -> None:
 def test_failed_step_ends_its_own_rows_and_the_engine_goes_on(
     load: Load, monkeypatch: pytest.MonkeyPatch, observer: RecordingObserver
 ) -> None:
-    monkeypatch.setattr(scheduler, "_MAX_ROWS_BESIDE_CHUNK", 0)
+    monkeypatch.setattr(scheduler, "_MAX_CELLS", 3)
     monkeypatch.setattr(scheduler, "_WIDE_CHUNK", 3)
     engine = load(observer)
     good = _prompt(2, 3)
@@ -260,9 +277,9 @@ def test_failed_step_ends_its_own_rows_and_the_engine_goes_on(
 
 def test_failed_step_keeps_no_prefix(load: Load) -> None:
     engine = load()
-    prompt = _prompt(1, 30)
+    prompt = _prompt(1, 60)
     engine.add_request("bad", prompt, GREEDY)
-    engine._sequences["bad"].token_ids[25] = 10**6
+    engine._sequences["bad"].token_ids[50] = 10**6  # in the second chunk
     _run(engine)
     engine.add_request("again", prompt, GREEDY)
     outputs = []
@@ -307,9 +324,17 @@ def test_observer_hears_every_event(load: Load, observer: RecordingObserver) -> 
     assert observer.named("load")[-1] == (0, 0, 0.0)
 
 
-def test_golden_check_is_not_observed(load: Load, observer: RecordingObserver) -> None:
-    load(observer)
+def test_golden_check_is_not_observed_and_leaves_no_prefix(
+    load: Load, observer: RecordingObserver, tiny_version: Path
+) -> None:
+    engine = load(observer)
     assert observer.events == []
+    golden = Golden.model_validate_json((tiny_version / "golden.json").read_text("utf-8"))
+    case = golden.cases[0]
+    prompt = [*case.prompt_token_ids, *case.completion_token_ids]
+    engine.generate([prompt], GREEDY)
+    assert len(prompt) > MIN_PREFIX_TOKENS
+    assert observer.named("scheduled") == [(len(prompt), 0)]
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -93,24 +93,35 @@ def test_schedule_starts_behind_a_cached_prefix() -> None:
     assert (second.slot, second.num_cached_tokens, row.token_ids) == (0, 29, [97029])
 
 
-def test_schedule_keeps_one_batch_while_the_padding_is_small() -> None:
-    scheduler = _scheduler(slots=16, budget=200, width=128)
+def _with_chunk_beside_decode(slots: int, prompt: int) -> Schedule:
+    """Seven decode rows in the lowest slots, two prompts in the highest, nothing between."""
+    scheduler = _scheduler(slots=slots, budget=400, width=256)
     for name in "abcdefg":
         scheduler.add(_sequence(name, 2))
     _advance(scheduler.schedule())
-    scheduler.add(_sequence("h", 100))
-    assert len(scheduler.schedule().batches) == 1
+    for _ in range(slots - 9):
+        scheduler._cache.allocate([1])
+    scheduler.add(_sequence("y", 40))
+    scheduler.add(_sequence("z", prompt))
+    return scheduler.schedule()
+
+
+def test_schedule_keeps_one_batch_while_the_padding_is_small() -> None:
+    assert len(_with_chunk_beside_decode(slots=16, prompt=256).batches) == 1
 
 
 def test_schedule_runs_a_wide_chunk_alone_beside_many_rows() -> None:
-    scheduler = _scheduler(slots=16, budget=200, width=128)
-    for name in "abcdefgh":
-        scheduler.add(_sequence(name, 2))
-    _advance(scheduler.schedule())
-    scheduler.add(_sequence("i", 100))
-    scheduler.add(_sequence("j", 40))
-    narrow = [*((name, 1) for name in "abcdefgh"), ("j", 40)]
-    assert _plan(scheduler.schedule()) == [narrow, [("i", 100)]]
+    narrow = [*((name, 1) for name in "abcdefg"), ("y", 40)]
+    schedule = _with_chunk_beside_decode(slots=17, prompt=256)
+    assert _plan(schedule) == [narrow, [("z", 256)]]
+
+
+def test_schedule_runs_a_wide_chunk_alone_without_padding() -> None:
+    scheduler = _scheduler(slots=32, budget=256, width=256)
+    for _ in range(31):
+        scheduler._cache.allocate([1])
+    scheduler.add(_sequence("a", 256))
+    assert _plan(scheduler.schedule()) == [[("a", 256)]]
 
 
 def test_finish_takes_a_sequence_out_wherever_it_is() -> None:
@@ -138,7 +149,7 @@ def test_finish_without_trust_keeps_no_prefix() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_random_schedules_hold_the_invariants(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler_module, "_MAX_ROWS_BESIDE_CHUNK", 3)
+    monkeypatch.setattr(scheduler_module, "_MAX_CELLS", 18)
     monkeypatch.setattr(scheduler_module, "_WIDE_CHUNK", 6)
     random_ = random.Random(seed)
     slots, budget, width = random_.randint(1, 6), random_.randint(6, 40), random_.randint(1, 16)
