@@ -125,8 +125,9 @@ class AsyncEngine:
         # Outside the lock: a rollback must not wait until the version before has drained.
         if previous:
             await self._drain(previous, grace_seconds)
-            self._versions.remove(previous)
-            self._inbox.put(partial(self._stepping.remove, previous))
+            if self._is_accepting:  # else everything is being dropped
+                self._versions.remove(previous)
+                self._inbox.put(partial(self._stepping.remove, previous))
         return engine.manifest
 
     def generate(

@@ -37,15 +37,19 @@ Scenario = Callable[[AsyncEngine], Coroutine[Any, Any, None]]
 def run(
     tiny_version: Path, engine_config: EngineConfig, observer: RecordingObserver
 ) -> Callable[..., None]:
-    """Run a scenario on a started engine, and stop it."""
+    """Run a scenario on a started engine, and stop it; no callback on the loop may fail."""
 
     def run(scenario: Scenario, **settings: int) -> None:
+        failures: list[dict[str, Any]] = []
+
         async def main() -> None:
+            asyncio.get_running_loop().set_exception_handler(lambda _, seen: failures.append(seen))
             engine = AsyncEngine(engine_config.model_copy(update=settings), observer)
             async with started(engine, tiny_version), asyncio.timeout(60):
                 await scenario(engine)
 
         asyncio.run(main())
+        assert failures == []
 
     return run
 
@@ -341,6 +345,25 @@ def test_stop_lets_running_requests_finish_and_refuses_new_ones(
         assert (await collect(stream)).finish_reason == "length"
         await stopping
         assert (engine.current, engine.versions, engine.is_ready) == (None, [], False)
+
+    run(scenario)
+
+
+def test_stop_while_a_replaced_version_drains(
+    run: Callable[..., None], other_tiny_version: Path, observer: RecordingObserver
+) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
+        observer.gate.clear()
+        stream = engine.generate(PROMPT, LONG, "a")
+        swapping = asyncio.create_task(engine.swap(other_tiny_version, grace_seconds=30))
+        while len(engine.versions) < 2:
+            await asyncio.sleep(0)
+        stopping = asyncio.create_task(engine.stop(drain_seconds=30))
+        await asyncio.sleep(0)
+        observer.gate.set()
+        await asyncio.gather(swapping, stopping)
+        assert (await collect(stream)).finish_reason == "length"
+        assert engine.versions == []
 
     run(scenario)
 
