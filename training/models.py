@@ -88,11 +88,12 @@ def learning_rates(width: int, config: OptimizerConfig) -> tuple[float, float]:
     """The learning rates of Muon and AdamW: as set, else derived from the model's width.
 
     Muon's update has the same size whatever the width, so one value serves all; AdamW's falls with
-    the root of the width and is 3e-3 at width 256.
+    the root of the width. Both were chosen for runs of minutes (410 steps of the 3m size on the
+    embedded corpus: validation loss 4.14, against 4.26 with the usual 0.02 and 0.003).
     """
     return (
-        config.muon_learning_rate or 0.02,
-        config.adamw_learning_rate or 3e-3 * math.sqrt(256 / width),
+        config.muon_learning_rate or 0.012,
+        config.adamw_learning_rate or 0.02 * math.sqrt(256 / width),
     )
 
 

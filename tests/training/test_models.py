@@ -50,12 +50,12 @@ def test_build_model_starts_undecided_and_with_small_residual_projections() -> N
 
 def test_learning_rates_follow_the_width_unless_set() -> None:
     derived = PretrainConfig(max_steps=1)
-    assert learning_rates(256, derived) == (0.02, 0.003)
-    assert learning_rates(1024, derived) == (0.02, 0.0015)
-    assert learning_rates(256, PretrainConfig(max_steps=1, muon_learning_rate=0.01))[0] == 0.01
+    assert learning_rates(256, derived) == (0.012, 0.02)
+    assert learning_rates(1024, derived) == (0.012, 0.01)
+    assert learning_rates(256, PretrainConfig(max_steps=1, muon_learning_rate=0.03))[0] == 0.03
 
 
 def test_describe_names_size_and_learning_rates() -> None:
     text = describe(ModelConfig(), PretrainConfig(max_steps=1), 4096)
     assert "3m: 4.3 M parameters (4 layers, width 256, 4 heads)" in text
-    assert "Muon 0.02, AdamW 0.003" in text
+    assert "Muon 0.012, AdamW 0.02" in text
