@@ -80,14 +80,11 @@ def fine_tune(
         )
         tokenizer = AutoTokenizer.from_pretrained(parent, local_files_only=True)
         length = network.config.max_position_embeddings
-        learnt = encode_rows(rows, tokenizer, length, split="train", seed=config.seed)
-        held = encode_rows(
-            validation[: config.eval_rows], tokenizer, length, split="validation", seed=config.seed
+        learnt, held = (
+            encode_rows(some, tokenizer, length, split=split, seed=config.seed)
+            for some, split in ((rows, "train"), (validation[: config.eval_rows], "validation"))
         )
-        if config.epochs is not None:
-            rows_per_step = config.device_batch_size * config.grad_accum_steps
-            steps = math.ceil(config.epochs * len(learnt.rows) / rows_per_step)
-            budget.max_steps = min(steps, config.max_steps or steps)
+        _limit_epochs(budget, config, len(learnt.rows))
         trainer = _trainer(network, tokenizer, (learnt, held), opened, config, budget)
         prepare(trainer, opened, "fine-tune", progress)
         metrics = {**train(trainer, opened), **_counts(learnt)}
@@ -105,6 +102,15 @@ def fine_tune(
             )
 
         return opened.finish(write)
+
+
+def _limit_epochs(budget: Budget, config: SftConfig, rows: int) -> None:
+    """Turn passes over the rows into steps, now that the rows are counted."""
+    if config.epochs is None:
+        return
+    rows_per_step = config.device_batch_size * config.grad_accum_steps
+    steps = math.ceil(config.epochs * rows / rows_per_step)
+    budget.max_steps = min(steps, config.max_steps or steps)
 
 
 class SftRunTrainer(RecipeMixin, SFTTrainer):
