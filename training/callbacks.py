@@ -108,7 +108,7 @@ class ProgressCallback(TrainerCallback):
         """Move the bar."""
         parts = [f"{name} {value:.3f}" for name, value in self._losses.items()]
         if self._speed.tokens_per_second:
-            parts.append(f"{self._speed.tokens_per_second:,.0f} tokens/s")
+            parts.append(f"{self._speed.tokens_per_second / 1000:.1f}k tokens/s")
         self._progress.update(
             self._task,
             completed=1000 * self._budget.fraction(state.global_step),
@@ -139,10 +139,11 @@ class _Speed:
 def progress_bar() -> Progress:
     """A bar for training on stderr, with the time that has passed and the time left."""
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=20),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        # Last, so that a narrow terminal cuts this text and not the times.
+        TextColumn("{task.description}"),
         console=Console(stderr=True),
     )
 

@@ -35,7 +35,7 @@ class OptimizerConfig(Config):
         None, gt=0, description="budget: wall-clock minutes, evaluation and saving included"
     )
     device_batch_size: int = Field(
-        16, ge=1, description="sequences that go through the model at once"
+        8, ge=1, description="sequences that go through the model at once; memory grows with it"
     )
     grad_accum_steps: int = Field(1, ge=1, description="batches whose gradients make one step")
     muon_learning_rate: float | None = Field(
@@ -50,7 +50,7 @@ class OptimizerConfig(Config):
         0.05, ge=0, le=1, description="where the cosine ends, as a share of the full learning rate"
     )
     grad_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    eval_every: int = Field(50, ge=1, description="steps between validations and saved states")
+    eval_every: int = Field(100, ge=1, description="steps between validations and saved states")
     log_every: int = Field(10, ge=1, description="steps between lines of history.jsonl")
     patience: int = Field(
         5, ge=1, description="validations without a better loss after which training stops"
@@ -78,6 +78,11 @@ class SftConfig(OptimizerConfig):
     """[sft]: fine-tuning on conversations (loss on the answers) and replayed texts."""
 
     epochs: float | None = Field(None, gt=0, description="budget: passes over the training rows")
+    grad_accum_steps: int = Field(4, ge=1, description="batches whose gradients make one step")
+    eval_every: int = Field(25, ge=1, description="steps between validations and saved states")
+    patience: int = Field(
+        3, ge=1, description="validations without a better loss after which training stops"
+    )
     eval_rows: int = Field(256, ge=1, description="validation rows per validation, at most")
 
     @model_validator(mode="before")

@@ -7,12 +7,12 @@ when the loss is no number any more. The loop itself is the Trainer's.
 import logging
 import math
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.progress import Progress
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback
 
 from everloop.errors import EverloopError
 from training.callbacks import BudgetCallback, HistoryCallback, ProgressCallback
@@ -80,6 +80,19 @@ class RecipeMixin:
         stack: ExitStack = super().compute_loss_context_manager()  # type: ignore[misc]
         stack.enter_context(autocast())
         return stack
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """The model's own loss, without a cache for generation.
+
+        For TRL's trainer too: its loss projects onto the vocabulary in tiles, which saves memory on
+        GPUs, but on a CPU its backward pass takes several times as long as the whole head (330 ms
+        instead of 90 ms for 4,096 tokens).
+        """
+        return Trainer.compute_loss(
+            cast(Trainer, self), model, {**inputs, "use_cache": False}, *args, **kwargs
+        )
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Train on one batch.

@@ -30,8 +30,16 @@ TEXT = DatasetRow(id="0" * 64, split="train", sources=(), text="The lazy dog sor
 
 
 def _config(**values: object) -> SftConfig:
-    values = {"max_steps": 10, "device_batch_size": 4, "eval_every": 5, "log_every": 5,
-              "warmup_steps": 2, "num_threads": 1, **values}  # fmt: skip
+    values = {
+        "max_steps": 10,
+        "device_batch_size": 4,
+        "grad_accum_steps": 1,
+        "eval_every": 5,
+        "log_every": 5,
+        "warmup_steps": 2,
+        "num_threads": 1,
+        **values,
+    }
     return SftConfig.model_validate(values)
 
 
@@ -110,6 +118,13 @@ def test_row_order_takes_every_row_once_per_epoch() -> None:
     assert len(order) == 12
     assert sorted(order[:5]) == sorted(order[5:10]) == [0, 1, 2, 3, 4]
     assert order != list(RowOrder([5, 9, 7, 1, 3], 2, length=12, seed=1))
+
+
+def test_row_order_does_not_sort_by_length() -> None:
+    lengths = list(range(400))
+    order = list(RowOrder(lengths, 4, length=400, seed=0))
+    means = [sum(order[at : at + 4]) / 4 for at in range(0, 400, 4)]
+    assert sum(means[:50]) / 50 < 1.5 * sum(means[50:]) / 50  # the long half is not the first half
 
 
 def test_row_order_puts_like_lengths_into_one_step() -> None:
