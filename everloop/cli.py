@@ -5,6 +5,7 @@ codes: 0 done, 1 failed, 2 bad input or configuration, 3 "no" (gate refused, not
 drift found).
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
@@ -258,6 +259,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from everloop.log import configure
 
     configure(Settings().log_level)
+    # Before torch loads its OpenMP: threads that wait by spinning make a step up to fifty times
+    # slower as soon as another process wants a core (docs/decisions.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         app(arguments)
     except EverloopError as error:

@@ -18,7 +18,7 @@ from typing import Any
 import openai
 from rich.console import Console
 
-from everloop.demo_config import DemoConfig, as_overrides, choose_questions, with_defaults
+from everloop.demo_config import DemoConfig, as_demo, as_overrides, choose_questions
 from everloop.demo_report import DemoReport, GateReport, Sample, print_report
 from everloop.errors import EverloopError, RefusedError
 from everloop.memory_watch import MemoryWatch
@@ -66,7 +66,7 @@ class _Demo:
         self._config = run.table("demo", DemoConfig)
         pairs = python_docs.pairs()
         self._known, self._new = choose_questions(pairs, self._config)
-        self._run = with_defaults(run, minutes, {pair.topic for pair in pairs})
+        self._run = as_demo(run, minutes, {pair.topic for pair in pairs})
 
     def run(self) -> DemoReport:
         self._say("1/7  read and clean the documentation that comes with Python")

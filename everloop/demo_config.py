@@ -39,8 +39,8 @@ class DemoConfig(Config):
     seed: int = Field(7, ge=0, description="of the user")
 
 
-def with_defaults(run: RunFile, minutes: float, known_topics: set[str | None]) -> RunFile:
-    """Lay the demo's settings under those of the run: what the user has set stays.
+def as_demo(run: RunFile, minutes: float, known_topics: set[str | None]) -> RunFile:
+    """Lay what makes the demo a demo over the settings of the run.
 
     Args:
         minutes: of training, in all.
@@ -48,7 +48,7 @@ def with_defaults(run: RunFile, minutes: float, known_topics: set[str | None]) -
     """
     config = run.table("demo", DemoConfig)
     topics = [topic for topic in config.topics if topic in known_topics]
-    defaults: dict[str, dict[str, Any]] = {
+    demo: dict[str, dict[str, Any]] = {
         "data": {"exclude_topics": topics},
         "pretrain": {"minutes": minutes * PRETRAIN_SHARE},
         "sft": {"minutes": minutes * SFT_SHARE},
@@ -57,9 +57,9 @@ def with_defaults(run: RunFile, minutes: float, known_topics: set[str | None]) -
         "trigger": {"cooldown_minutes": 0.0},
         "feedback": {"max_rows_per_user": 2000},
     }
-    names = {**defaults, **run.values}
+    names = {**demo, **run.values}
     return RunFile(
-        run.name, {name: {**defaults.get(name, {}), **run.values.get(name, {})} for name in names}
+        run.name, {name: {**run.values.get(name, {}), **demo.get(name, {})} for name in names}
     )
 
 

@@ -6,7 +6,6 @@ result of the step before it, so the verbs of the command line can be called one
 
 import json
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +16,7 @@ from tokenizers import Tokenizer
 from everloop.errors import ArtifactError, NotFoundError
 from everloop.manifest import DatasetRef
 from everloop.progress import counter
-from everloop.records import DatasetInfo, DatasetRow
+from everloop.records import DatasetInfo
 from everloop.registry import ModelVersion, Registry
 from everloop.settings import Home, RunFile
 from feedback.store.datasets import DatasetVersion
@@ -101,19 +100,14 @@ def train_run(
         rows = list(read_rows(home.data / dataset.id))
         checkpoint = fine_tune(
             base / "checkpoint",
-            conversations(rows, "train"),
-            conversations(rows, "validation"),
+            [row for row in rows if row.split == "train"],
+            [row for row in rows if row.split == "validation" and row.messages is not None],
             home.runs / f"{name}-sft",
             tuning,
             datasets=[_reference(dataset, "sft")],
             progress=progress,
         )
     return checkpoint
-
-
-def conversations(rows: Sequence[DatasetRow], split: str) -> list[DatasetRow]:
-    """The conversations on one side of a dataset's split."""
-    return [row for row in rows if row.messages is not None and row.split == split]
 
 
 def find_checkpoint(home: Home, name: str) -> Checkpoint:

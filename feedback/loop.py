@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import Field
 from rich.progress import Progress
 
 from everloop.errors import RefusedError
@@ -20,9 +19,10 @@ from everloop.lifecycle import checkpoint_of, export_version, validation_windows
 from everloop.manifest import DatasetRef
 from everloop.records import DatasetRow
 from everloop.registry import ModelVersion, Registry
-from everloop.settings import Config, Home, RunFile
+from everloop.settings import Home, RunFile
 from feedback.dataset import FeedbackConfig, FeedbackDataset, build_feedback_dataset
 from feedback.gate import GateConfig, GateEvidence, GateVerdict, judge
+from feedback.loop_config import LoopConfig
 from feedback.measure import measure_version
 from feedback.rollout import promote
 from feedback.store.datasets import DatasetVersion
@@ -41,29 +41,6 @@ from training.sft import fine_tune
 logger = logging.getLogger(__name__)
 
 Outcome = Literal["promoted", "kept", "waiting", "dry-run"]
-
-
-class LoopConfig(Config):
-    """Table [loop]: what one round spends, and how its candidate is measured."""
-
-    minutes: float | None = Field(None, gt=0, description="budget of tuning, instead of epochs")
-    epochs: float = Field(4.0, gt=0, description="passes over feedback and replayed rows")
-    validation_share: float = Field(
-        0.15, gt=0, lt=1, description="of the feedback rows, to stop tuning in time"
-    )
-    num_threads: int | None = Field(
-        1, ge=1, description="CPU threads of a round; the live server needs the others"
-    )
-    validation_windows: int = Field(
-        96, ge=16, description="windows of the original validation text that the gate looks at"
-    )
-    max_answer_tokens: int = Field(96, ge=1, description="longest answer that the gate looks at")
-    swap_seconds: float = Field(
-        60.0, gt=0, description="how long to wait for a running server to follow a promotion"
-    )
-    interval_seconds: float = Field(
-        30.0, gt=0, description="time between two looks at the feedback by the worker"
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +182,7 @@ class _Round:
             [row for row in rows if row.split == "train"],
             [row for row in rows if row.split == "validation"],
             self._home.runs / f"loop-{reference.id}-{self._champion.manifest.version}",
-            SftConfig(**settings | {"num_threads": self._config.num_threads}),
+            SftConfig(**settings | self._config.tuning),
             datasets=[reference],
             parent_tag=self._champion.tag,
             progress=self._progress,

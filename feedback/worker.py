@@ -5,7 +5,8 @@ import threading
 
 from everloop.errors import EverloopError
 from everloop.settings import Home, RunFile
-from feedback.loop import LoopConfig, run_round
+from feedback.loop import run_round
+from feedback.loop_config import LoopConfig
 
 logger = logging.getLogger(__name__)
 

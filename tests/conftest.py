@@ -1,4 +1,4 @@
-"""What every test gets: a private home folder and an environment without the developer's settings."""
+"""What every test gets: a private home folder, and none of the developer's settings."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,10 @@ from everloop.settings import Home
 
 # Telemetry off and no model hub, before any library reads them.
 os.environ.update(
-    BENTOML_DO_NOT_TRACK="True", DO_NOT_TRACK="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false"
+    BENTOML_DO_NOT_TRACK="True",
+    DO_NOT_TRACK="1",
+    HF_HUB_OFFLINE="1",
+    TOKENIZERS_PARALLELISM="false",
 )
 
 

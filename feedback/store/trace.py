@@ -83,7 +83,6 @@ class Trace:
     ancestors: tuple[str, ...]
     datasets: tuple[DatasetTrace, ...]
 
-
     def summary(self) -> dict[str, Any]:
         """The way as plain data, from the answer to the sources, for a report."""
         summary: dict[str, Any] = {
