@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,20 +81,19 @@ def fine_tune(
         )
         tokenizer = AutoTokenizer.from_pretrained(parent, local_files_only=True)
         length = network.config.max_position_embeddings
-        learnt, held = (
-            encode_rows(some, tokenizer, length, split=split, seed=config.seed)
-            for some, split in ((rows, "train"), (validation[: config.eval_rows], "validation"))
-        )
+        encode = partial(encode_rows, tokenizer=tokenizer, context_length=length, seed=config.seed)
+        learnt = encode(rows, split="train")
+        held = encode(validation[: config.eval_rows], split="validation")
         _limit_epochs(budget, config, len(learnt.rows))
         trainer = _trainer(network, tokenizer, (learnt, held), opened, config, budget)
         prepare(trainer, opened, "fine-tune", progress)
         metrics = {**train(trainer, opened), **_counts(learnt)}
 
-        def write(partial: Path) -> None:
-            network.save_pretrained(partial)
-            TokenizerFolder.read(parent).copy_to(partial)
+        def write(folder: Path) -> None:
+            network.save_pretrained(folder)
+            TokenizerFolder.read(parent).copy_to(folder)
             write_sidecar(
-                partial,
+                folder,
                 datasets=[*checkpoint.record.datasets, *datasets],
                 config=settings,
                 seed=config.seed,
