@@ -12,6 +12,7 @@ os.environ.update(
     BENTOML_DO_NOT_TRACK="True",
     DO_NOT_TRACK="1",
     HF_HUB_OFFLINE="1",
+    OMP_WAIT_POLICY="passive",
     TOKENIZERS_PARALLELISM="false",
 )
 
