@@ -112,14 +112,12 @@ class Everloop:
         log.configure(settings.log_level)
         logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
         run_file = settings.run_file()
-        home = Home(settings.home).create()
+        home = Home(settings.home, settings.database_url).create()
         config = run_file.table("server", ServerConfig)
         engine_config = run_file.table("engine", EngineConfig)
         store_config = run_file.table("store", StoreConfig)
         self._lock = _hold(home)
-        self._store = await asyncio.to_thread(
-            open_store, settings.database_url or home.database_url
-        )
+        self._store = await asyncio.to_thread(open_store, home.database_url)
         self._writer = StoreWriter(self._store.engine, store_config)
         metrics = Metrics(CollectorRegistry())
         self._engine = AsyncEngine(engine_config, metrics)

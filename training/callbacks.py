@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from training.schedule import Budget
@@ -134,18 +133,6 @@ class _Speed:
         if tokens > self._tokens and now > self._time:
             self.tokens_per_second = (tokens - self._tokens) / (now - self._time)
         self._tokens, self._time = tokens, now
-
-
-def progress_bar() -> Progress:
-    """A bar for training on stderr, with the time that has passed and the time left."""
-    return Progress(
-        BarColumn(bar_width=20),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        # Last, so that a narrow terminal cuts this text and not the times.
-        TextColumn("{task.description}"),
-        console=Console(stderr=True),
-    )
 
 
 def _history_line(entry: Mapping[str, float], step: int) -> str:

@@ -5,7 +5,7 @@ import pytest
 from rich.progress import Progress
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from training.callbacks import BudgetCallback, HistoryCallback, ProgressCallback, progress_bar
+from training.callbacks import BudgetCallback, HistoryCallback, ProgressCallback
 from training.schedule import Budget
 
 
@@ -93,7 +93,3 @@ def test_progress_shows_the_part_of_the_budget(args: TrainingArguments) -> None:
     (task,) = progress.tasks
     assert task.completed == 250
     assert task.description == "pre-train · step 2 · loss 3.210"
-
-
-def test_progress_bar_writes_to_stderr() -> None:
-    assert progress_bar().console.stderr
