@@ -88,7 +88,9 @@ class Manifest(_Part):
     max_query_len: int  # tokens that one row may add in one step
     special_tokens: SpecialTokens
     state: tuple[StateTensor, ...]
-    weight_precision: Literal["fp32", "int8"]
+    weight_precision: Literal["fp32", "int8", "int4"]
+    block_size: int | None = None  # weights that share a scale; None for fp32
+    has_hidden_states: bool = False  # output hidden_states [R, hidden_size], after the final norm
     export: ExportReport
     evaluation: dict[str, float]
     lineage: Lineage
@@ -98,6 +100,11 @@ class Manifest(_Part):
     def tag(self) -> str:
         """`name:version`, as the model store and the API know it."""
         return f"{self.name}:{self.version}"
+
+    @property
+    def cache_precision(self) -> Literal["fp32", "int8"]:
+        """Precision of the key and value cache."""
+        return "int8" if any(tensor.dtype == "int8" for tensor in self.state) else "fp32"
 
 
 class GoldenCase(_Part):
