@@ -106,6 +106,7 @@ class LLMEngine:
                 f"the prompt has token ids from {low} to {high}; the model knows 0 to "
                 f"{self.manifest.vocab_size - 1}. Use the tokenizer of {self._tag}."
             )
+        params.check_vocabulary(self.manifest.vocab_size)
 
     def add_request(
         self,

@@ -29,6 +29,20 @@ class RequestTimes:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Natural logarithms of probabilities at one position, by the model's raw logits.
+
+    Attributes:
+        token_id, logprob: the token that stands there.
+        top: the most probable tokens with theirs, by falling probability.
+    """
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RequestOutput:
     """What one step added to one request.
 
@@ -38,6 +52,9 @@ class RequestOutput:
         finish_reason: None until the last output.
         times, num_cached_tokens: set on the last output; the tokens of the prompt that were reused
             from an earlier request.
+        logprobs: of every new token, when asked for.
+        prompt_logprobs: of every token of the prompt, when asked for, on the first output; None
+            for the first token, which nothing predicts.
     """
 
     request_id: str
@@ -46,6 +63,8 @@ class RequestOutput:
     finish_reason: FinishReason | None
     times: RequestTimes | None = None
     num_cached_tokens: int = 0
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
