@@ -44,8 +44,8 @@ ALLOWED = {
         "trl", "zstandard",
     },
     "serving": {
-        "bentoml", "filelock", "numpy", "onnxruntime", "prometheus_client", "psutil", "pydantic",
-        "pydantic_core", "starlette", "tokenizers",
+        "bentoml", "filelock", "llguidance", "numpy", "onnxruntime", "prometheus_client", "psutil",
+        "pydantic", "pydantic_core", "starlette", "tokenizers",
     },
     "monitoring": {
         "evidently", "numpy", "pandas", "prometheus_client", "pydantic", "sklearn",
@@ -57,6 +57,7 @@ ALLOWED = {
 RESERVED = {
     "onnxruntime": ("serving.engine.model_runner", "training.export"),
     "evidently": ("monitoring.drift",),
+    "llguidance": ("serving.engine.structured_output",),
 }
 
 
