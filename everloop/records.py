@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 
 class Record(BaseModel):
@@ -13,11 +14,45 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Message(Record):
-    """One turn of a conversation."""
+class FunctionCall(Record):
+    """What a tool call calls."""
 
-    role: Literal["system", "user", "assistant"]
+    name: str
+    arguments: str  # JSON, as the model wrote it
+
+
+class ToolCall(Record):
+    """A call that the assistant asks for."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class Message(Record):
+    """One turn of a conversation; what a turn does not have is not written."""
+
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
+    tool_calls: tuple[ToolCall, ...] | None = None  # of an assistant
+    tool_call_id: str | None = None  # of a tool: the call that it answers
+
+    def map_text(self, change: Callable[[str], str]) -> Self:
+        """The same turn with every text that somebody wrote changed: content and arguments."""
+        update: dict[str, object] = {"content": change(self.content)}
+        if self.tool_calls is not None:
+            update["tool_calls"] = tuple(_map_arguments(call, change) for call in self.tool_calls)
+        return self.model_copy(update=update)
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in write(self).items() if value is not None}
+
+
+def _map_arguments(call: ToolCall, change: Callable[[str], str]) -> ToolCall:
+    function = call.function
+    changed = function.model_copy(update={"arguments": change(function.arguments)})
+    return call.model_copy(update={"function": changed})
 
 
 class Source(Record):
@@ -37,15 +72,37 @@ class Document(Record):
     sha256: str  # of the text as it was read, in UTF-8
 
 
-class DatasetRow(Record):
-    """One training example: plain text, or a conversation that ends with the answer to learn."""
+RowKind = Literal["text", "chat", "preference", "rated"]
+Split = Literal["train", "validation", "test", "holdout"]
 
-    id: str  # content_hash of text and messages
-    split: Literal["train", "validation", "holdout"]
+
+class DatasetRow(Record):
+    """One training example; which fields are set decides its kind.
+
+    - text: `text` alone.
+    - chat: `messages` end with the answer to learn.
+    - preference: `messages` are the prompt, `chosen` is a better continuation than `rejected`.
+    - rated: `messages` end with an answer that `label` approves (True) or disapproves.
+    """
+
+    id: str  # content_hash of everything that is learnt
+    split: Split
     sources: tuple[Source, ...]
     text: str | None = None
     messages: tuple[Message, ...] | None = None
     topic: str | None = None
+    chosen: tuple[Message, ...] | None = None
+    rejected: tuple[Message, ...] | None = None
+    label: bool | None = None
+
+    @property
+    def kind(self) -> RowKind:
+        """What the row teaches."""
+        if self.chosen is not None:
+            return "preference"
+        if self.label is not None:
+            return "rated"
+        return "text" if self.messages is None else "chat"
 
     @property
     def line(self) -> str:
@@ -64,7 +121,7 @@ class DatasetInfo(Record):
     id: str  # ds- and the first 12 digits of merkle_root
     merkle_root: str  # over the SHA-256 of every line of rows.jsonl
     rows: int
-    counts: dict[str, dict[str, int]]  # split -> kind (text or chat) -> rows
+    counts: dict[str, dict[str, int]]  # split -> kind of row -> rows
     dropped: dict[str, dict[str, int]]  # step -> reason -> documents or rows
     masked: dict[str, int]  # kind of personal data -> finds
     sources: tuple[str, ...]  # corpora, files and folders as they were named
@@ -74,16 +131,23 @@ class DatasetInfo(Record):
 
 
 class Interaction(Record):
-    """One answered request, as it is logged. Times are seconds; created_at is Unix time."""
+    """One answer, as it is logged. Times are seconds; created_at is Unix time.
 
-    id: str  # the completion's id, as the client saw it
+    Attributes:
+        id: the completion's id, as the client saw it. A reply with several choices is as many
+            interactions: the first has the id itself, the others the id and -1, -2, …
+        answer: what the model wrote, tool calls in its own notation included; None when store was
+            false.
+    """
+
+    id: str
     created_at: float
     route: Literal["chat", "completions"]
     conversation_id: str | None
     model_version: str  # the tag that answered, name:version
     messages: tuple[Message, ...]  # empty when store was false
-    answer: str | None  # None when store was false
-    finish_reason: Literal["stop", "length", "abort", "error"]
+    answer: str | None
+    finish_reason: Literal["stop", "length", "abort", "error", "timeout"]
     prompt_tokens: int
     completion_tokens: int
     temperature: float
@@ -115,10 +179,34 @@ class Feedback(Record):
     source: Literal["HUMAN", "LLM_JUDGE", "CODE"] = "HUMAN"
 
 
-def content_hash(text: str | None, messages: tuple[Message, ...] | None) -> str:
+def content_hash(
+    text: str | None,
+    messages: tuple[Message, ...] | None,
+    *,
+    chosen: tuple[Message, ...] | None = None,
+    rejected: tuple[Message, ...] | None = None,
+    label: bool | None = None,
+) -> str:
     """The id of a dataset row: SHA-256 over its content, so that equal rows have equal ids."""
-    turns = None if messages is None else [[message.role, message.content] for message in messages]
-    return hashlib.sha256(json.dumps([text, turns], ensure_ascii=False).encode("utf-8")).hexdigest()
+    content: list[object] = [text, _turns(messages)]
+    if chosen is not None or rejected is not None:
+        content += [_turns(chosen), _turns(rejected)]
+    if label is not None:
+        content.append(label)
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode("utf-8")).hexdigest()
+
+
+def _turns(messages: tuple[Message, ...] | None) -> list[list[object]] | None:
+    """Role and content of each turn, and what else it holds if it holds more than these."""
+    if messages is None:
+        return None
+    turns: list[list[object]] = []
+    for message in messages:
+        more = message.model_dump(
+            mode="json", exclude={"role", "content"}, exclude_none=True, exclude_defaults=True
+        )
+        turns.append([message.role, message.content, *([more] if more else [])])
+    return turns
 
 
 def merkle_root(hashes: list[str]) -> str:

@@ -58,7 +58,7 @@ class DatasetWriter:
         """Append a row."""
         self._rows.write(row.line.encode("utf-8") + b"\n")
         self._hashes.append(row.sha256)
-        self.counts[row.split, "chat" if row.messages is not None else "text"] += 1
+        self.counts[row.split, row.kind] += 1
 
     def drop(self, dropped: Dropped) -> None:
         """Keep and count something that does not enter the dataset."""

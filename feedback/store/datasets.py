@@ -12,11 +12,9 @@ from typing import Any, Literal
 from sqlalchemy import Text, cast, func, select
 
 from everloop.errors import DataError, NotFoundError
-from everloop.records import DatasetRow, Source, merkle_root
+from everloop.records import DatasetRow, Source, Split, merkle_root
 from feedback.store.database import Queries, insert_new, reading, writing
 from feedback.store.tables import dataset_rows, datasets
-
-Split = Literal["train", "validation", "holdout"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ them. Times are Unix seconds. Types are those that SQLite and PostgreSQL both kn
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Double,
@@ -104,6 +105,9 @@ dataset_rows = Table(
     Column("text", Text),
     Column("messages", _json),
     Column("sources", _json, nullable=False),
+    Column("chosen", _json),
+    Column("rejected", _json),
+    Column("label", Boolean),
     Index(None, "dataset_id", "split"),
 )
 

@@ -21,6 +21,20 @@ def test_dataset_comes_back_as_it_was(store: Store, row: Row) -> None:
     assert store.dataset_rows(version.id) == sorted(rows, key=lambda row: row.id)
 
 
+def test_preferences_and_ratings_come_back_as_they_were(store: Store, row: Row) -> None:
+    user, good, bad = (
+        (Message(role=role, content=content),)
+        for role, content in (("user", "2 + 2?"), ("assistant", "4"), ("assistant", "5"))
+    )
+    rows = [
+        row(1, messages=user).model_copy(update={"chosen": good, "rejected": bad}),
+        row(2, messages=(*user, *bad)).model_copy(update={"label": False}),
+    ]
+    version = DatasetVersion.of(rows, "corpus")
+    store.save_dataset(version, rows)
+    assert store.dataset_rows(version.id) == sorted(rows, key=lambda row: row.id)
+
+
 def test_dataset_is_named_by_its_content(row: Row) -> None:
     one = DatasetVersion.of([row(1), row(2)], "corpus")
     other = DatasetVersion.of([row(2), row(1)], "corpus")
