@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from everloop.chat import template_turns
 from everloop.errors import DataError
 from everloop.records import DatasetRow
 from training.tokenizer import END_OF_TEXT, SPECIAL_TOKENS, encode_plain
@@ -80,7 +81,8 @@ def _add(
     seed: int,
 ) -> None:
     if row.messages is not None:
-        if any(token in message.content for message in row.messages for token in SPECIAL_TOKENS):
+        written = [message.model_dump_json() for message in row.messages]
+        if any(token in text for text in written for token in SPECIAL_TOKENS):
             # The template's marks would be forged: a user's text could end the user's turn.
             encoded.drop("special token in a message")
             return
@@ -101,7 +103,7 @@ def _add(
 
 def _encode_chat(row: DatasetRow, tokenizer: PreTrainedTokenizerBase) -> EncodedRow:
     encoding: Any = tokenizer.apply_chat_template(
-        [message.model_dump() for message in row.messages or ()],
+        template_turns(row.messages or ()),
         tokenize=True,
         return_dict=True,
         return_assistant_tokens_mask=True,
