@@ -11,21 +11,29 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from training.export.external_data import ExternalData
 from training.export.quantize import BITS, BLOCK_SIZE, quantize
 
 CONTRIB = "com.microsoft"
 OPSETS = {"": 21, CONTRIB: 1}
 IR_VERSION = 10
 _INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level
+_EXTERNAL_BYTES = 1024  # smaller tensors stay inside model.onnx
 
 Precision = Literal["fp32", "int8"]
 
 
 class Nodes:
-    """Collects one graph in topological order."""
+    """Collects one graph in topological order.
 
-    def __init__(self, precision: Precision) -> None:
+    Args:
+        precision: of the matrices.
+        data: takes the large constants; None keeps them in the graph.
+    """
+
+    def __init__(self, precision: Precision, data: ExternalData | None = None) -> None:
         self._precision = precision
+        self._data = data
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
 
@@ -61,8 +69,13 @@ class Nodes:
         return outputs[0]
 
     def constant(self, name: str, value: np.ndarray) -> str:
-        """Keep an array as an initializer."""
-        self._initializers[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        """Keep an array as an initializer; of two with one name, the first counts."""
+        if name not in self._initializers:
+            if self._data is not None and value.nbytes >= _EXTERNAL_BYTES:
+                self._initializers[name] = self._data.append(name, value)
+            else:
+                array = np.ascontiguousarray(value).reshape(value.shape)
+                self._initializers[name] = numpy_helper.from_array(array, name)
         return name
 
     def gather(self, values: str, index: str, output: str) -> str:
@@ -93,6 +106,24 @@ class Nodes:
         self.add(
             "SkipSimplifiedLayerNormalization",
             [residual, update, weight],
+            [output, "", "", total],
+            domain=CONTRIB,
+            epsilon=epsilon,
+        )
+        return output, total
+
+    def layer_norm(self, x: str, weight: str, bias: str, epsilon: float, output: str) -> str:
+        """Normalize the last axis by its mean and variance."""
+        return self.add("LayerNormalization", [x, weight, bias], [output], axis=-1, epsilon=epsilon)
+
+    def add_and_layer_norm(
+        self, residual: str, update: str, weight: str, bias: str, epsilon: float, output: str
+    ) -> tuple[str, str]:
+        """Add an update to a residual; give the normalized sum and the sum."""
+        total = f"{output}.residual"
+        self.add(
+            "SkipLayerNormalization",
+            [residual, update, weight, bias],
             [output, "", "", total],
             domain=CONTRIB,
             epsilon=epsilon,
