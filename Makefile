@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EVERLOOP := $(BIN)/everloop
 HOME_FOLDER ?= .everloop
 
-.PHONY: install demo test test-fast test-slow check format bench serve up chat bento clean
+.PHONY: install demo test test-fast test-slow check format bench bench-peers serve up chat bento clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Everloop needs Python 3.11 or later; set PYTHON=..." >&2; exit 2; }
@@ -41,6 +41,9 @@ format: install
 bench: install  ## side-by-side measurements; see benchmarks/
 	$(BIN)/python -m benchmarks.engine $(ARGS)
 
+bench-peers:  ## what the benchmarks compare with, in .venv-peers; compiles llama.cpp (minutes)
+	PYTHON=$(PYTHON) scripts/bench-peers.sh
+
 serve: install
 	$(EVERLOOP) serve --home $(HOME_FOLDER)
 
@@ -54,4 +57,4 @@ bento: install  ## package the service with the model store of the home folder
 	BENTOML_HOME=$(HOME_FOLDER)/bentoml BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml build
 
 clean:  ## remove what make made; the home folder stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,206 +1,249 @@
-"""Decode and prefill speed of the engine next to transformers' generate, on the same weights.
+"""Decode and prefill speed of the engine next to its peers, on the same weights.
 
     .venv/bin/python -m benchmarks.engine [--quick] [--json] [--spinning]
+        [--precision fp32,int8] [--peers llama.cpp,genai,transformers] [--rounds 5]
 
-A random-weight Llama of SmolLM2-135M's shape, exported in fp32 and int8. In every round each side
-runs once, one after the other; the peer is transformers in fp32 with as many threads.
+A random-weight Llama of SmolLM2-135M's shape. In every round each side runs once, one after the
+other, with as many threads; the ratio is the median of the rounds' ratios. Peers that `make
+bench-peers` has not installed are left out and named.
 """
 
+import argparse
+import logging
+import statistics
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.progress import Progress
-from transformers import LlamaForCausalLM, StoppingCriteria, StoppingCriteriaList
 
+from benchmarks.everloop_side import EverloopSide
+from benchmarks.machine_limits import MachineLimits
+from benchmarks.precisions import PEERS, PRECISIONS, PREFILL, Precision
+from benchmarks.random_model import SMOLLM2_135M, TINY, ModelShape, make_checkpoint
 from benchmarks.report import PressureMeter, Result, parser, publish
+from benchmarks.side import Side
 from serving.engine.config import EngineConfig
-from serving.engine.llm_engine import LLMEngine
-from serving.engine.sampling_params import SamplingParams
-from tests.tiny_model import GOLDEN_PROMPTS, make_tiny_checkpoint
-from training.export import ExportConfig, export_checkpoint
 
-VOCAB_SIZE = 49_152
 PROMPT_TOKENS = 128
 PREFILL_TOKENS = 512
-ROWS = (1, 8, 32)
-TARGETS = {("fp32", 8): 2.5}
-
-Prompts = list[list[int]]
-
-
-class TokenClock(StoppingCriteria):
-    """Notes the time of every token that generate chooses, and never stops it."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def __call__(self, input_ids: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
-        """Note the time."""
-        self.times.append(time.perf_counter())
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool)
+MAX_MODEL_LEN = 1024
+ROWS = (1, 8, 16, 32)
+OURS = "everloop"
 
 
-def make_checkpoint(folder: Path) -> Path:
-    """Write the random model."""
-    return make_tiny_checkpoint(
-        folder,
-        family="llama",
-        max_model_len=2048,
-        vocab_size=VOCAB_SIZE,
-        seed=1234,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        head_dim=64,
-        initializer_range=0.02,
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How much is measured.
+
+    Attributes:
+        tokens: of every row in every decode.
+        rows: numbers of rows, PREFILL among them.
+    """
+
+    rounds: int
+    tokens: int
+    rows: tuple[int, ...]
+    peers: tuple[str, ...]
+    shape: ModelShape
+    config: EngineConfig
 
 
-def load_engine(checkpoint: Path, precision: str, config: EngineConfig) -> LLMEngine:
-    """Export the checkpoint in a precision and load it."""
-    staging = checkpoint.parent / precision
-    staging.mkdir()
-    version = export_checkpoint(
-        checkpoint,
-        np.random.default_rng(0).integers(3, 259, (2, 33)),
-        # Random weights are the worst case of int8; what it costs on real ones is export's matter.
-        config=ExportConfig(precision=precision, max_int8_loss_increase=1.0, max_model_len=1024),
-        bytes_per_token=1.0,
-        golden_prompts=GOLDEN_PROMPTS,
-        evaluation={},
-        staging=staging,
-    )
-    return LLMEngine.load(version, config)
+@dataclass(slots=True)
+class Speeds:
+    """What was measured of one number of rows.
+
+    Attributes:
+        of: tokens per second in every round, by side.
+        pressures: one per measurement.
+    """
+
+    of: dict[str, list[float]] = field(default_factory=dict)
+    pressures: list[float] = field(default_factory=list)
+
+    @property
+    def pressure(self) -> float | None:
+        """The mean, where the kernel tells."""
+        return statistics.fmean(self.pressures) if self.pressures else None
 
 
-def engine_decode(engine: LLMEngine, prompts: Prompts, tokens: int) -> float:
-    """Tokens per second of all rows together, counted after the last row's first token."""
-    # Rows that got their first token early must still run when the last one is counted.
-    params = SamplingParams(max_tokens=tokens + 64, temperature=0.0, ignore_eos=True)
-    for number, prompt in enumerate(prompts):
-        engine.add_request(str(number), prompt, params)
-    begun: set[str] = set()
-    while len(begun) < len(prompts):
-        begun.update(output.request_id for output in engine.step())
-    started = time.perf_counter()
-    for _ in range(tokens):
-        engine.step()
-    seconds = time.perf_counter() - started
-    for number in range(len(prompts)):
-        engine.abort_request(str(number))
-    engine.step()
-    return tokens * len(prompts) / seconds
-
-
-def engine_prefill(engine: LLMEngine, prompt: list[int]) -> float:
-    """Prompt tokens per second."""
-    started = time.perf_counter()
-    engine.generate([prompt], SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True))
-    return len(prompt) / (time.perf_counter() - started)
-
-
-def peer_generate(model: LlamaForCausalLM, prompts: Prompts, tokens: int) -> list[float]:
-    """Generate greedily; give the time of the start and of every token."""
-    clock = TokenClock()
-    started = time.perf_counter()
-    with torch.inference_mode():
-        model.generate(
-            torch.tensor(prompts),
-            attention_mask=torch.ones(len(prompts), len(prompts[0]), dtype=torch.long),
-            max_new_tokens=tokens,
-            min_new_tokens=tokens,
-            do_sample=False,
-            stopping_criteria=StoppingCriteriaList([clock]),
-        )
-    return [started, *clock.times]
-
-
-def peer_decode(model: LlamaForCausalLM, prompts: Prompts, tokens: int) -> float:
-    """Tokens per second of all rows together, counted after the first token."""
-    times = peer_generate(model, prompts, tokens + 1)
-    return tokens * len(prompts) / (times[-1] - times[1])
-
-
-def peer_prefill(model: LlamaForCausalLM, prompt: list[int]) -> float:
-    """Prompt tokens per second."""
-    times = peer_generate(model, [prompt], 1)
-    return len(prompt) / (times[1] - times[0])
-
-
-def measure(
-    engines: dict[str, LLMEngine],
-    model: LlamaForCausalLM,
-    rounds: int,
-    tokens: int,
-    advance: Callable[[], None],
-) -> list[Result]:
-    """Run all rounds.
+def measure(sides: dict[str, Side], plan: Plan, advance: Callable[[], None]) -> dict[int, Speeds]:
+    """Run all rounds over one precision.
 
     Args:
-        engines: by precision.
-        model: the peer.
-        rounds: of every measurement.
-        tokens: of every decode.
-        advance: called after each measurement of a round.
+        sides: loaded, by name, in the order in which they take turns.
+        plan: what to measure.
+        advance: called after each measurement.
     """
     random = np.random.default_rng(0)
-    values: dict[tuple[str, int], list[float]] = {}
-    for _ in range(rounds):
-        for rows in (0, *ROWS):  # 0 stands for prefill
+    result = {rows: Speeds() for rows in plan.rows}
+    for _ in range(plan.rounds):
+        for rows, speeds in result.items():
             # New prompts every time, so that no cached prefix helps.
-            size = (max(rows, 1), PROMPT_TOKENS if rows else PREFILL_TOKENS)
-            prompts = random.integers(3, VOCAB_SIZE, size).tolist()
-            for precision, engine in engines.items():
-                speed = (
-                    engine_decode(engine, prompts, tokens)
-                    if rows
-                    else engine_prefill(engine, prompts[0])
-                )
-                values.setdefault((precision, rows), []).append(speed)
-            speed = peer_decode(model, prompts, tokens) if rows else peer_prefill(model, prompts[0])
-            values.setdefault(("peer", rows), []).append(speed)
-            advance()
-    return [
-        Result.of_rounds(
-            f"{precision} decode, {rows} rows" if rows else f"{precision} prefill",
-            "tokens/s",
-            values[precision, rows],
-            values["peer", rows],
-            TARGETS.get((precision, rows)),
+            size = (max(rows, 1), PREFILL_TOKENS if rows == PREFILL else PROMPT_TOKENS)
+            prompts = random.integers(3, plan.shape.vocab_size, size).tolist()
+            for name, side in sides.items():
+                meter = PressureMeter()
+                decoded = rows != PREFILL
+                speed = side.decode(prompts, plan.tokens) if decoded else side.prefill(prompts[0])
+                pressure = meter.read()
+                speeds.of.setdefault(name, []).append(speed)
+                speeds.pressures += [] if pressure is None else [pressure]
+                advance()
+    return result
+
+
+def against_peers(
+    name: str, precision: Precision, sides: dict[str, Side], measured: dict[int, Speeds]
+) -> list[Result]:
+    """One line per peer and number of rows; one without a peer where there is none."""
+    results = []
+    for rows, speeds in measured.items():
+        what = f"{name} {_phase(rows)}"
+        ours = speeds.of[OURS]
+        peers = [peer for peer in sides if peer != OURS]
+        results += [
+            Result.of_rounds(
+                f"{what} / {sides[peer].label}",
+                "tokens/s",
+                ours,
+                speeds.of[peer],
+                precision.targets.get((peer, rows)),
+                cpu_pressure=speeds.pressure,
+            )
+            for peer in peers
+        ] or [Result.of_values(what, "tokens/s", ours, cpu_pressure=speeds.pressure)]
+    return results
+
+
+def _phase(rows: int) -> str:
+    if rows == PREFILL:
+        return "prefill"
+    return f"decode, {rows} row{'s' if rows > 1 else ''}"
+
+
+def against_machine(
+    name: str,
+    precision: Precision,
+    measured: dict[int, Speeds],
+    limits: MachineLimits,
+    *,
+    weight_bytes: int,
+    linear_parameters: int,
+) -> list[Result]:
+    """Shares of what the machine can do: a stream reads every weight once a token."""
+    results = []
+    if 1 in measured:
+        tokens_per_second = limits.bytes_per_second / weight_bytes
+        shares = [speed / tokens_per_second for speed in measured[1].of[OURS]]
+        results.append(
+            Result.of_values(
+                f"{name} single stream, share of the weights' bandwidth limit",
+                "share",
+                shares,
+                at_least=precision.bandwidth_target,
+                cpu_pressure=measured[1].pressure,
+            )
         )
-        for precision in engines
-        for rows in (*ROWS, 0)
-    ]
+    if PREFILL in measured:
+        tokens_per_second = limits.flops / (2 * linear_parameters)
+        shares = [speed / tokens_per_second for speed in measured[PREFILL].of[OURS]]
+        title = f"{name} prefill, share of the fp32 multiplication peak"
+        pressure = measured[PREFILL].pressure
+        results.append(Result.of_values(title, "share", shares, cpu_pressure=pressure))
+    return results
+
+
+def compare(
+    name: str, checkpoint: Path, plan: Plan, limits: MachineLimits, progress: Progress
+) -> list[Result]:
+    """Load one precision on all sides, measure it and let it go."""
+    precision = PRECISIONS[name]
+    peers = precision.peers(plan.peers, checkpoint, plan.config.threads)
+    with ExitStack() as stack:
+        export = precision.export_config(MAX_MODEL_LEN)
+        ours = stack.enter_context(EverloopSide(checkpoint, name, export, plan.config))
+        loaded = {peer: stack.enter_context(side) for peer, side in peers.items()}
+        sides: dict[str, Side] = {OURS: ours, **loaded}
+        total = plan.rounds * len(plan.rows) * len(sides)
+        bar = progress.add_task(f"{name}: {', '.join(sides)}", total=total)
+        measured = measure(sides, plan, lambda: progress.advance(bar))
+        return against_peers(name, precision, sides, measured) + against_machine(
+            name,
+            precision,
+            measured,
+            limits,
+            weight_bytes=ours.weight_bytes,
+            linear_parameters=plan.shape.linear_parameters,
+        )
+
+
+def names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    """An option's type: names out of `known`, separated by commas."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        chosen = tuple(filter(None, text.split(",")))
+        unknown = set(chosen) - set(known)
+        if unknown:
+            raise argparse.ArgumentTypeError(
+                f"unknown: {', '.join(sorted(unknown))}; choose among {', '.join(known)}."
+            )
+        return chosen
+
+    return parse
+
+
+def read_options() -> argparse.Namespace:
+    """What the command line asks for."""
+    options = parser("The engine next to its peers.")
+    precisions = tuple(PRECISIONS)
+    options.add_argument("--precision", type=names(precisions), default=precisions)
+    options.add_argument("--peers", type=names(PEERS), default=PEERS)
+    options.add_argument("--rounds", type=int, help="of every measurement")
+    options.add_argument("--rows", type=lambda text: tuple(map(int, text.split(","))), default=ROWS)
+    options.add_argument("--spinning", action="store_true", help="set engine.allow_spinning")
+    options.add_argument("--tiny", action="store_true", help="a tiny model: try the command out")
+    return options.parse_args()
 
 
 def main() -> None:
     """Measure and print."""
-    options = parser("The engine next to transformers' generate.")
-    options.add_argument("--spinning", action="store_true", help="set engine.allow_spinning")
-    arguments = options.parse_args()
-    rounds, tokens = (2, 16) if arguments.quick else (5, 48)
-    config = EngineConfig(allow_spinning=arguments.spinning)
-    torch.set_num_threads(config.threads)
+    arguments = read_options()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    quick = arguments.quick
+    plan = Plan(
+        rounds=arguments.rounds or (2 if quick else 5),
+        tokens=16 if quick else 48,
+        rows=(*((1, 8) if quick else arguments.rows), PREFILL),
+        peers=arguments.peers,
+        shape=TINY if arguments.tiny else SMOLLM2_135M,
+        config=EngineConfig(allow_spinning=arguments.spinning),
+    )
+    pressure = PressureMeter()
     with (
         tempfile.TemporaryDirectory() as folder,
         Progress(console=Console(stderr=True), transient=True) as progress,
     ):
-        checkpoint = make_checkpoint(Path(folder) / "checkpoint")
-        engines = {
-            precision: load_engine(checkpoint, precision, config) for precision in ("fp32", "int8")
-        }
-        model = LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
-        bar = progress.add_task("measuring", total=rounds * (1 + len(ROWS)))
-        pressure = PressureMeter()
-        results = measure(engines, model, rounds, tokens, lambda: progress.advance(bar))
-    publish("engine", results, arguments, pressure.read())
+        checkpoint = make_checkpoint(Path(folder) / "checkpoint", plan.shape)
+        limits = MachineLimits.measure(plan.config.threads)
+        results = [
+            result
+            for name in arguments.precision
+            for result in compare(name, checkpoint, plan, limits, progress)
+        ]
+    settings = {
+        "threads": plan.config.threads,
+        "engine.allow_spinning": arguments.spinning,
+        "rounds": plan.rounds,
+        "tokens per row": f"{PROMPT_TOKENS} + {plan.tokens}, prefill {PREFILL_TOKENS}",
+        "memory read, GB/s": limits.bytes_per_second / 1e9,
+        "fp32 multiplication peak, GFLOP/s": limits.flops / 1e9,
+    }
+    publish("engine", results, arguments, pressure.read(), settings)
 
 
 if __name__ == "__main__":

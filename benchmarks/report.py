@@ -12,7 +12,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -21,6 +21,8 @@ from rich.table import Table
 
 _PRESSURE = Path("/proc/pressure/cpu")
 _QUIET = 0.05  # CPU pressure up to which a timing can be trusted
+_FILE_WIDTH = 140
+_HEADINGS = ("measurement", "value", "unit", "peer", "ratio", "range", "target", "ok", "pressure")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,22 +33,26 @@ class Result:
         name: what was measured.
         value: the median over the rounds.
         unit: of value and peer.
+        value_range: the least and the greatest value of a round.
         peer: the peer's median.
         ratio: median of the rounds' ratios, value over peer; rounds alternate, so that a busy
             moment hits both.
         ratio_range: the least and the greatest of those ratios.
         target: for the ratio if there is a peer, else for the value.
         ok: whether the target is reached.
+        cpu_pressure: mean of a PressureMeter over the measurements of this figure.
     """
 
     name: str
     value: float
     unit: str
+    value_range: tuple[float, float] | None = None
     peer: float | None = None
     ratio: float | None = None
     ratio_range: tuple[float, float] | None = None
     target: float | None = None
     ok: bool | None = None
+    cpu_pressure: float | None = None
 
     @classmethod
     def of_rounds(
@@ -56,6 +62,8 @@ class Result:
         values: Sequence[float],
         peers: Sequence[float],
         target: float | None = None,
+        *,
+        cpu_pressure: float | None = None,
     ) -> "Result":
         """Summarise rounds in which value and peer were measured one after the other."""
         ratios = [value / peer for value, peer in zip(values, peers, strict=True)]
@@ -64,11 +72,39 @@ class Result:
             name=name,
             value=statistics.median(values),
             unit=unit,
+            value_range=(min(values), max(values)),
             peer=statistics.median(peers),
             ratio=ratio,
             ratio_range=(min(ratios), max(ratios)),
             target=target,
             ok=None if target is None else ratio >= target,
+            cpu_pressure=cpu_pressure,
+        )
+
+    @classmethod
+    def of_values(
+        cls,
+        name: str,
+        unit: str,
+        values: Sequence[float],
+        *,
+        at_least: float | None = None,
+        at_most: float | None = None,
+        cpu_pressure: float | None = None,
+    ) -> "Result":
+        """Summarise rounds that have no peer; the target is a floor or a ceiling."""
+        value = statistics.median(values)
+        ok = None if at_least is None else value >= at_least
+        if at_most is not None:
+            ok = value <= at_most
+        return cls(
+            name=name,
+            value=value,
+            unit=unit,
+            value_range=(min(values), max(values)),
+            target=at_least if at_most is None else at_most,
+            ok=ok,
+            cpu_pressure=cpu_pressure,
         )
 
 
@@ -100,8 +136,17 @@ def publish(
     results: Sequence[Result],
     options: argparse.Namespace,
     cpu_pressure: float | None = None,
+    settings: Mapping[str, object] | None = None,
 ) -> None:
-    """Print the results to stdout in the form that was asked for."""
+    """Print the results to stdout in the form that was asked for.
+
+    Args:
+        benchmark: its name.
+        results: a line each.
+        options: what `parser` parsed.
+        cpu_pressure: of the whole run.
+        settings: what else a reader needs to know of the run: threads, rounds, limits.
+    """
     document = {
         "benchmark": benchmark,
         "machine": machine(),
@@ -109,18 +154,21 @@ def publish(
         "commit": _commit(),
         "quick": options.quick,
         "cpu_pressure": cpu_pressure,
+        "settings": dict(settings or {}),
         "results": [dataclasses.asdict(result) for result in results],
     }
     if options.json:
         print(json.dumps(document))
         return
     table = Table(title=f"{benchmark} · {document['machine']}\n{document['date']}")
-    for heading in ("measurement", "value", "unit", "peer", "ratio", "range", "target", "ok"):
+    for heading in _HEADINGS:
         table.add_column(heading, justify="left" if heading in ("measurement", "unit") else "right")
     for result in results:
         table.add_row(*_cells(result))
     # Wide enough for the names when stdout is a file, which has no width of its own.
-    Console(width=None if os.isatty(1) else 120).print(table)
+    Console(width=None if os.isatty(1) else _FILE_WIDTH).print(table)
+    for name, setting in (settings or {}).items():
+        print(f"{name}: {_figure(setting) if isinstance(setting, float) else setting}")
     if cpu_pressure is not None:
         print(f"CPU pressure {cpu_pressure:.2f}{_verdict(cpu_pressure)}")
 
@@ -145,7 +193,7 @@ def _verdict(cpu_pressure: float) -> str:
 
 
 def _cells(result: Result) -> list[str]:
-    low, high = result.ratio_range or (None, None)
+    low, high = (result.ratio_range if result.ratio else result.value_range) or (None, None)
     return [
         result.name,
         _figure(result.value),
@@ -154,7 +202,8 @@ def _cells(result: Result) -> list[str]:
         _figure(result.ratio),
         f"{_figure(low)}-{_figure(high)}" if low is not None else "",
         _figure(result.target),
-        "" if result.ok is None else ("yes" if result.ok else "no"),
+        "" if result.ok is None else ("ok" if result.ok else "missed"),
+        _figure(result.cpu_pressure),
     ]
 
 

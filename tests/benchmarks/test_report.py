@@ -18,6 +18,7 @@ def test_of_rounds_takes_medians_and_compares_round_by_round() -> None:
         name="decode, 8 rows",
         value=220.0,
         unit="tokens/s",
+        value_range=(100.0, 300.0),
         peer=100.0,
         ratio=2.2,
         ratio_range=(2.0, 3.0),
@@ -29,6 +30,13 @@ def test_of_rounds_takes_medians_and_compares_round_by_round() -> None:
 def test_of_rounds_without_a_target_judges_nothing() -> None:
     result = Result.of_rounds("x", "s", [2.0], [1.0])
     assert (result.ratio, result.target, result.ok) == (2.0, None, None)
+
+
+def test_of_values_has_a_floor_or_a_ceiling() -> None:
+    floor = Result.of_values("share", "share", [0.5, 0.8, 0.6], at_least=0.7)
+    assert (floor.value, floor.value_range, floor.target, floor.ok) == (0.6, (0.5, 0.8), 0.7, False)
+    ceiling = Result.of_values("time", "us", [25.0, 31.0, 28.0], at_most=30.0)
+    assert (ceiling.value, ceiling.target, ceiling.ok) == (28.0, 30.0, True)
 
 
 def test_publish_as_json_writes_one_document(capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,24 +52,28 @@ def test_publish_as_json_writes_one_document(capsys: pytest.CaptureFixture[str])
         "name": "memory",
         "value": 1234.5,
         "unit": "MiB",
+        "value_range": None,
         "peer": None,
         "ratio": None,
         "ratio_range": None,
         "target": None,
         "ok": None,
+        "cpu_pressure": None,
     }
 
 
 def test_publish_as_table_names_values_and_verdicts(capsys: pytest.CaptureFixture[str]) -> None:
-    publish("engine", RESULTS, argparse.Namespace(quick=False, json=False), cpu_pressure=0.25)
+    options = argparse.Namespace(quick=False, json=False)
+    publish("engine", RESULTS, options, cpu_pressure=0.25, settings={"threads": 2})
     out = capsys.readouterr().out
     for text in (
         "decode, 8 rows",
         "220",
         "2.00-3.00",
         "2.50",
-        "no",
+        "missed",
         "1,234",
+        "threads: 2",
         "pressure 0.25: above 0.05 others",
     ):
         assert text in out

@@ -1,0 +1,72 @@
+"""What the machine itself can do: memory bandwidth, and multiplications of large matrices.
+
+Measured in the run that quotes them, in the best of several tries: a limit, not an average.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from onnx import TensorProto, helper
+
+_READ_BYTES = 512 << 20  # far beyond every cache
+_MATRIX = 2_048
+_TRIES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class MachineLimits:
+    """Upper bounds of one machine.
+
+    Attributes:
+        bytes_per_second: read from memory.
+        flops: single-precision operations per second, a multiplication and an addition being two.
+    """
+
+    bytes_per_second: float
+    flops: float
+
+    @classmethod
+    def measure(cls, threads: int) -> "MachineLimits":
+        """Measure with so many threads; takes a few seconds."""
+        return cls(_read_speed(threads), _gemm_speed(threads))
+
+
+def _read_speed(threads: int) -> float:
+    torch.set_num_threads(threads)
+    block = torch.ones(_READ_BYTES // 4)
+    return _READ_BYTES / _best(block.sum)
+
+
+def _gemm_speed(threads: int) -> float:
+    """ONNX Runtime's kernel, which was faster here than torch's."""
+    dims = [_MATRIX, _MATRIX]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name in "abc"]
+    node = helper.make_node("MatMul", ["a", "b"], ["c"])
+    opset = [helper.make_opsetid("", 21)]
+    graph = helper.make_graph([node], "gemm", values[:2], values[2:])
+    model = helper.make_model(graph, opset_imports=opset, ir_version=10)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = ort.InferenceSession(_serialized(model), options, providers=["CPUExecutionProvider"])
+    feeds = {name: np.ones(dims, np.float32) for name in "ab"}
+    return 2.0 * _MATRIX**3 / _best(lambda: session.run(None, feeds))
+
+
+def _serialized(model: onnx.ModelProto) -> bytes:
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def _best(work: Callable[[], object]) -> float:
+    """Least seconds of several tries."""
+    seconds = []
+    for _ in range(_TRIES):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
