@@ -16,6 +16,7 @@ FLOORS = {
     "everloop": 0,
     "everloop.__main__": 3,
     "everloop.cli": 3,
+    "everloop.cli_data": 3,
     "everloop.cli_options": 3,
     "everloop.cli_store": 3,
     "everloop.demo": 2,
@@ -39,9 +40,10 @@ ALLOWED = {
         "pydantic_settings", "rich", "tokenizers", "typer",
     },
     "training": {
-        "accelerate", "datasets", "datatrove", "filelock", "ftfy", "numpy", "onnx", "onnxruntime",
-        "pydantic", "rich", "sacrebleu", "safetensors", "tokenizers", "torch", "transformers",
-        "trl", "zstandard",
+        "accelerate", "datasets", "datatrove", "filelock", "fsspec", "ftfy", "jinja2", "loguru",
+        "numpy", "onnx", "onnxruntime", "plotly", "py3langid", "pyarrow", "pydantic", "pypdf",
+        "ray", "rich", "sacrebleu", "safetensors", "tokenizers", "torch", "trafilatura",
+        "transformers", "trl", "warcio", "xxhash", "zstandard",
     },
     "serving": {
         "bentoml", "filelock", "llguidance", "numpy", "onnxruntime", "prometheus_client", "psutil",
