@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 GENERATING_ROUTES = ("chat", "completions")  # the only ones that a model version answers
 ROUTES = (*GENERATING_ROUTES, "models", "feedback", "other")
 STATUSES = ("ok", "client_abort", "timeout", "rejected", "error")
-FINISH_REASONS = ("stop", "length", "abort", "error")
+FINISH_REASONS = ("stop", "length", "abort", "timeout", "error")
 RATINGS = ("positive", "negative", "comment", "demonstration", "other")
 SWAP_RESULTS = ("ok", "failed")
 OTHER = "other"  # any value that is not in its set

@@ -136,8 +136,19 @@ class AsyncEngine:
         params: SamplingParams,
         request_id: str,
         version: LLMEngine | None = None,
+        *,
+        tenant: str = "",
+        deadline: float | None = None,
     ) -> OutputStream:
         """Queue a request with the current version, or another loaded one, as of this call.
+
+        Args:
+            prompt_token_ids: at least one token.
+            params: how to sample and when to end.
+            request_id: unique among the unfinished requests of the version.
+            version: None for the current one.
+            tenant: who asks; the engine is shared fairly among those whose requests wait.
+            deadline: time.monotonic() at which the request ends with the reason `timeout`.
 
         Raises:
             PromptTooLongError, DataError: the model cannot take it, or the id is in use.
@@ -156,7 +167,7 @@ class AsyncEngine:
             )
         mailbox = target.mailboxes[request_id] = Mailbox()
         target.idle.clear()
-        add = target.engine.add_request
+        add = partial(target.engine.add_request, tenant=tenant, deadline=deadline)
         self._inbox.put(partial(add, request_id, prompt_token_ids, params, time.monotonic()))
         return OutputStream(request_id, mailbox, partial(self._abort, target, request_id))
 

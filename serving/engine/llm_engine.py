@@ -4,6 +4,7 @@ Synchronous, without threads and without asyncio: whoever calls `step` owns the 
 """
 
 import logging
+import math
 import secrets
 import time
 from collections.abc import Sequence as Many
@@ -11,7 +12,6 @@ from pathlib import Path
 
 from everloop.errors import DataError, EngineError, PromptTooLongError
 from everloop.manifest import Manifest, verify
-from serving.engine import sampler
 from serving.engine.cache import SlotCache
 from serving.engine.config import EngineConfig
 from serving.engine.detokenizer import Detokenizer
@@ -23,6 +23,8 @@ from serving.engine.loading import (
 )
 from serving.engine.model_runner import ModelRunner
 from serving.engine.observer import EngineObserver, SilentObserver
+from serving.engine.output_processor import OutputProcessor
+from serving.engine.row_sampler import SampledRow, sample_rows
 from serving.engine.sampling_params import SamplingParams
 from serving.engine.scheduler import ScheduledRow, Scheduler
 from serving.engine.sequence import FinishReason, GenerationResult, RequestOutput, Sequence
@@ -45,16 +47,16 @@ class LLMEngine:
         self.manifest = manifest
         self.tokenizer = load_tokenizer(folder, manifest)
         self.chat_template = load_chat_template(folder, manifest, self.tokenizer)
-        self._eos_token_ids = frozenset(manifest.special_tokens.eos_token_ids)
         self._tag = manifest.tag
-        self._observer = observer
+        self._observe(observer)
         self._model_runner = ModelRunner(folder, manifest, config)
         self._cache = SlotCache(config.max_num_seqs)
         self._scheduler = Scheduler(
             self._cache, config.max_num_batched_tokens, manifest.max_query_len
         )
         self._sequences: dict[str, Sequence] = {}
-        self._aborted: list[RequestOutput] = []
+        self._ended: list[RequestOutput] = []  # between two steps
+        self._next_deadline = math.inf
 
     @classmethod
     def load(
@@ -74,7 +76,8 @@ class LLMEngine:
         engine._run_probe(0, min(config.max_num_batched_tokens, manifest.max_query_len))
         check_golden(engine.generate, folder)
         engine._cache.clear()
-        engine._observer = observer or engine._observer
+        if observer:
+            engine._observe(observer)
         seconds = time.monotonic() - started
         logger.info("model loaded version=%s seconds=%.2f", manifest.tag, seconds)
         return engine
@@ -82,7 +85,7 @@ class LLMEngine:
     @property
     def has_unfinished(self) -> bool:
         """Whether `step` has something to do."""
-        return bool(self._sequences or self._aborted)
+        return bool(self._sequences or self._ended)
 
     def check_request(self, prompt_token_ids: list[int], params: SamplingParams) -> None:
         """Refuse what the model cannot take; changes nothing, so any thread may call it.
@@ -114,6 +117,9 @@ class LLMEngine:
         prompt_token_ids: list[int],
         params: SamplingParams,
         arrival_time: float | None = None,
+        *,
+        tenant: str = "",
+        deadline: float | None = None,
     ) -> None:
         """Queue a request.
 
@@ -122,6 +128,8 @@ class LLMEngine:
             prompt_token_ids: at least one token.
             params: how to sample and when to end.
             arrival_time: time.monotonic() of its arrival; None for now.
+            tenant: who asks; the engine is shared fairly among those whose requests wait.
+            deadline: time.monotonic() at which the request ends as it is; None for never.
 
         Raises:
             PromptTooLongError, DataError: see `check_request`; or the id is taken.
@@ -136,15 +144,19 @@ class LLMEngine:
             seed=secrets.randbits(64) if params.seed is None else params.seed,
             detokenizer=Detokenizer(self.tokenizer, params.stop),
             arrival_time=time.monotonic() if arrival_time is None else arrival_time,
+            tenant=tenant,
+            deadline=deadline,
         )
         self._sequences[request_id] = sequence
         self._scheduler.add(sequence)
+        if deadline is not None:
+            self._next_deadline = min(self._next_deadline, deadline)
 
     def abort_request(self, request_id: str) -> None:
         """End a request now; the next step gives its last output. Unknown ids are finished ones."""
         sequence = self._sequences.get(request_id)
         if sequence is not None:
-            self._aborted.append(self._finish(sequence, "abort", time.monotonic()))
+            self._ended.append(self._end(sequence, "abort", time.monotonic()))
 
     def step(self) -> list[RequestOutput]:
         """Run one step over every sequence that has a place in it, and give what came out.
@@ -152,18 +164,20 @@ class LLMEngine:
         A batch that fails ends its own requests with the reason "error" and no others.
         """
         started = time.monotonic()
-        outputs, self._aborted = self._aborted, []
+        if started >= self._next_deadline:
+            self._end_overdue(started)
+        outputs, self._ended = self._ended, []
         schedule = self._scheduler.schedule()
         for sequence in schedule.admitted:
-            self._note_scheduled(sequence, started)
+            self._outputs.admit(sequence, started)
         for rows in schedule.batches:
             try:
-                tokens = self._sample(rows)
+                sampled = sample_rows(rows, self._model_runner.run(rows))
             except Exception:
                 logger.exception("step failed version=%s requests=%d", self._tag, len(rows))
                 outputs += self._fail(rows)
             else:
-                outputs += self._advance(rows, tokens, time.monotonic())
+                outputs += self._advance(rows, sampled, time.monotonic())
         self._observe_step(sum(map(len, schedule.batches)), time.monotonic() - started)
         return outputs
 
@@ -189,66 +203,44 @@ class LLMEngine:
                 collected[int(output.request_id)].append(output)
         return [GenerationResult.join(outputs) for outputs in collected]
 
-    def _sample(self, rows: list[ScheduledRow]) -> list[int]:
-        logits = self._model_runner.run(rows)
-        sampled = [row.sequence for row in rows if row.is_sampled]
-        return sampler.sample(
-            logits,
-            [sequence.params for sequence in sampled],
-            [sequence.seed for sequence in sampled],
-            [sequence.num_completion_tokens for sequence in sampled],
-        )
-
     def _advance(
-        self, rows: list[ScheduledRow], tokens: list[int], now: float
+        self, rows: list[ScheduledRow], sampled: list[SampledRow], now: float
     ) -> list[RequestOutput]:
         outputs = []
-        remaining = iter(tokens)
-        for row in rows:
-            row.sequence.num_computed_tokens += len(row.token_ids)
-            if row.is_sampled:
-                outputs.append(self._append(row.sequence, next(remaining), now))
+        for row, new in zip(rows, sampled, strict=True):
+            rejected = max(row.num_sampled - 1, 0) - new.num_accepted
+            row.sequence.num_computed_tokens += len(row.token_ids) - rejected
+            output = self._outputs.append(row.sequence, new, now)
+            if output is not None:
+                outputs.append(output)
+                if output.finish_reason:
+                    self._release(row.sequence)
         return outputs
 
-    def _append(self, sequence: Sequence, token: int, now: float) -> RequestOutput:
-        sequence.token_ids.append(token)
-        self._note_token(sequence, now)
-        if token in self._eos_token_ids and not sequence.params.ignore_eos:
-            return self._finish(sequence, "stop", now, sequence.detokenizer.flush(), (token,))
-        text = sequence.detokenizer.add(token)
-        if sequence.detokenizer.is_stopped:
-            return self._finish(sequence, "stop", now, text, (token,))
-        if sequence.num_completion_tokens >= sequence.params.max_tokens:
-            text += sequence.detokenizer.flush()
-            return self._finish(sequence, "length", now, text, (token,))
-        return RequestOutput(sequence.seq_id, text, (token,), None)
+    def _end_overdue(self, now: float) -> None:
+        deadlines = [
+            (math.inf if sequence.deadline is None else sequence.deadline, sequence)
+            for sequence in self._sequences.values()
+        ]
+        for deadline, sequence in deadlines:
+            if deadline <= now:
+                self._ended.append(self._end(sequence, "timeout", now))
+        left = (deadline for deadline, _ in deadlines if deadline > now)
+        self._next_deadline = min(left, default=math.inf)
 
-    def _finish(
-        self,
-        sequence: Sequence,
-        reason: FinishReason,
-        now: float,
-        text: str = "",
-        token_ids: tuple[int, ...] = (),
-    ) -> RequestOutput:
+    def _end(self, sequence: Sequence, reason: FinishReason, now: float) -> RequestOutput:
         # After a failed run nobody knows what its slots hold.
-        self._scheduler.finish(sequence, keep_prefix=reason != "error")
+        self._release(sequence, keep_prefix=reason != "error")
+        return self._outputs.end(sequence, reason, now)
+
+    def _release(self, sequence: Sequence, *, keep_prefix: bool = True) -> None:
+        self._scheduler.finish(sequence, keep_prefix=keep_prefix)
         del self._sequences[sequence.seq_id]
-        decode_seconds = now - (sequence.first_token_time or now)
-        self._observer.finished(
-            self._tag,
-            reason,
-            sequence.num_prompt_tokens,
-            sequence.num_completion_tokens,
-            decode_seconds,
-        )
-        cached = sequence.num_cached_tokens
-        return RequestOutput(sequence.seq_id, text, token_ids, reason, sequence.times(now), cached)
 
     def _fail(self, rows: list[ScheduledRow]) -> list[RequestOutput]:
         slot = rows[0].sequence.slot or 0
         now = time.monotonic()
-        outputs = [self._finish(row.sequence, "error", now) for row in rows]
+        outputs = [self._end(row.sequence, "error", now) for row in rows]
         try:
             self._run_probe(slot, 1)
         except EngineError:
@@ -267,25 +259,12 @@ class LLMEngine:
             arrival_time=0.0,
             slot=slot,
         )
-        self._model_runner.run([ScheduledRow(probe, probe.token_ids, is_sampled=True)])
+        self._model_runner.run([ScheduledRow(probe, probe.token_ids, 1)])
 
-    def _note_scheduled(self, sequence: Sequence, now: float) -> None:
-        sequence.scheduled_time = now
-        self._observer.scheduled(
-            self._tag,
-            now - sequence.arrival_time,
-            sequence.num_prompt_tokens,
-            sequence.num_cached_tokens,
-        )
-
-    def _note_token(self, sequence: Sequence, now: float) -> None:
-        if sequence.last_token_time is None:
-            sequence.first_token_time = now
-            prefill_seconds = now - (sequence.scheduled_time or now)
-            self._observer.first_token(self._tag, now - sequence.arrival_time, prefill_seconds)
-        else:
-            self._observer.inter_token(self._tag, now - sequence.last_token_time)
-        sequence.last_token_time = now
+    def _observe(self, observer: EngineObserver) -> None:
+        self._observer = observer
+        eos_token_ids = frozenset(self.manifest.special_tokens.eos_token_ids)
+        self._outputs = OutputProcessor(self._tag, eos_token_ids, observer)
 
     def _observe_step(self, batch_size: int, seconds: float) -> None:
         if batch_size:

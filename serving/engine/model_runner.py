@@ -6,7 +6,7 @@ logits live in arrays that all runs share; a binding, which costs as much as a s
 per shape.
 
 Shapes: T new tokens of all rows, B rows from the lowest slot to the highest, S width of the widest
-row, R rows whose logits are wanted, V vocabulary.
+row, R tokens whose logits are wanted, V vocabulary.
 """
 
 from collections import OrderedDict
@@ -66,8 +66,10 @@ class ModelRunner:
         self._query_seqlens = np.zeros(num_slots, np.int32)
         self._seqlens_k = np.zeros(num_slots, np.int32)
         self._total_len = np.zeros(1, np.int32)
-        self._logits_index = np.zeros(num_slots, np.int64)
-        self._logits = np.zeros((num_slots, manifest.vocab_size), np.float32)
+        self._logits_index = np.zeros(max_tokens, np.int64)
+        # The system gives memory to the pages that are written: a row per token costs nothing
+        # until somebody wants the logits of a whole chunk.
+        self._logits = np.zeros((max_tokens, manifest.vocab_size), np.float32)
 
     def run(self, rows: list[ScheduledRow]) -> NDArray[np.float32]:
         """Run the new tokens of the rows; their state grows by them.
@@ -76,23 +78,24 @@ class ModelRunner:
             rows: in ascending order of slots.
 
         Returns:
-            (R, V): logits of the sampled rows in the same order, valid until the next run.
+            (R, V): the wanted logits of each row, in the order of the rows and of their tokens;
+            valid until the next run.
 
         Raises:
             EngineError: the plan does not fit into the cache, or ONNX Runtime failed.
         """
         slots = [row.sequence.slot or 0 for row in rows]
         counts = [len(row.token_ids) for row in rows]
-        sampled = [row.is_sampled for row in rows]
-        shape = _Shape(slots[0], sum(counts), slots[-1] - slots[0] + 1, max(counts), sum(sampled))
+        wanted = [row.num_logits for row in rows]
+        shape = _Shape(slots[0], sum(counts), slots[-1] - slots[0] + 1, max(counts), sum(wanted))
         totals = [
             row.sequence.num_computed_tokens + count
             for row, count in zip(rows, counts, strict=True)
         ]
         self._check(shape, slots, counts, totals)
-        layout = (slots, counts, sampled)
+        layout = (slots, counts, wanted)
         if layout != self._layout:
-            self._lay_out(shape, slots, counts, sampled)
+            self._lay_out(shape, slots, counts, wanted)
             self._layout = layout
         self._input_ids[: shape.tokens] = [token_id for row in rows for token_id in row.token_ids]
         self._seqlens_k[self._row_index] = totals
@@ -119,7 +122,7 @@ class ModelRunner:
                 f"capacity of {self._capacity}."
             )
         if (
-            slots[-1] >= len(self._logits)
+            slots[-1] >= len(self._query_seqlens)
             or shape.tokens > len(self._input_ids)
             or shape.width > self._manifest.max_query_len
             or min(counts) < 1
@@ -128,7 +131,7 @@ class ModelRunner:
             raise EngineError(f"a step with slots {slots} and token counts {counts} is malformed.")
 
     def _lay_out(
-        self, shape: _Shape, slots: list[int], counts: list[int], sampled: list[bool]
+        self, shape: _Shape, slots: list[int], counts: list[int], wanted: list[int]
     ) -> None:
         """Fill the inputs that are the same for every step with these rows and widths."""
         rows = np.asarray(slots) - shape.first_slot
@@ -143,7 +146,11 @@ class ModelRunner:
         self._query_seqlens[: shape.rows] = 0
         self._query_seqlens[rows] = widths
         self._seqlens_k[: shape.rows] = 0
-        self._logits_index[: shape.logits] = ends[np.asarray(sampled)] - 1
+        self._logits_index[: shape.logits] = [
+            end - back
+            for end, count in zip(ends.tolist(), wanted, strict=True)
+            for back in range(count, 0, -1)
+        ]
 
     def _binding(self, shape: _Shape) -> Any:
         binding = self._bindings.get(shape)

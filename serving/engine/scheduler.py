@@ -16,13 +16,21 @@ class ScheduledRow:
     """A sequence's share of one run.
 
     Attributes:
-        token_ids: its new tokens: one in decode, a chunk of the prompt in prefill.
-        is_sampled: they reach the end of the sequence, so the next token can be chosen.
+        token_ids: its new tokens: one in decode, a chunk of the prompt in prefill; behind the last
+            token of the sequence, tokens drafted for it.
+        num_logits: how many of the last of them have their logits computed: none for a chunk in
+            the middle of a prompt, all for the logprobs of the prompt, else one per token to
+            choose.
     """
 
     sequence: Sequence
     token_ids: list[int]
-    is_sampled: bool
+    num_logits: int
+
+    @property
+    def num_sampled(self) -> int:
+        """Tokens to choose: the last logits, from that of the sequence's last token on."""
+        return max(len(self.token_ids) - self.sequence.num_pending_tokens + 1, 0)
 
 
 @dataclass(slots=True)
@@ -59,7 +67,7 @@ class Scheduler:
         budget = self._budget
         for sequence in self.running:
             if sequence.num_pending_tokens == 1:
-                rows.append(ScheduledRow(sequence, sequence.token_ids[-1:], is_sampled=True))
+                rows.append(ScheduledRow(sequence, sequence.token_ids[-1:], 1))
                 budget -= 1
             else:
                 prefills.append(sequence)
@@ -105,9 +113,9 @@ class Scheduler:
 def _chunk(sequence: Sequence, limit: int) -> ScheduledRow:
     start = sequence.num_computed_tokens
     token_ids = sequence.token_ids[start : start + limit]
-    return ScheduledRow(
-        sequence, token_ids, is_sampled=start + len(token_ids) == len(sequence.token_ids)
-    )
+    if sequence.params.prompt_logprobs is not None:
+        return ScheduledRow(sequence, token_ids, len(token_ids))
+    return ScheduledRow(sequence, token_ids, int(start + len(token_ids) == len(sequence.token_ids)))
 
 
 # Attention sees every row as wide as the widest, so one wide chunk beside many decode rows makes

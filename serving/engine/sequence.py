@@ -7,7 +7,7 @@ from typing import Literal
 from serving.engine.detokenizer import Detokenizer
 from serving.engine.sampling_params import SamplingParams
 
-FinishReason = Literal["stop", "length", "abort", "error"]
+FinishReason = Literal["stop", "length", "abort", "timeout", "error"]
 
 
 class SequenceStatus(Enum):
@@ -48,8 +48,9 @@ class RequestOutput:
 
     Attributes:
         text: new text, whole characters only; may be empty while the text could become a stop.
-        token_ids: the new tokens; an end token is among them though it has no text.
-        finish_reason: None until the last output.
+        token_ids: the new tokens, more than one when drafts were accepted; an end token is among
+            them though it has no text.
+        finish_reason: None until the last output; `timeout` when the request's deadline passed.
         times, num_cached_tokens: set on the last output; the tokens of the prompt that were reused
             from an earlier request.
         logprobs: of every new token, when asked for.
@@ -95,6 +96,8 @@ class Sequence:
         num_cached_tokens: how many of those came from an earlier request.
         slot: the row of the state tensors that it owns while it runs.
         seed: of its random numbers, set whether or not the request named one.
+        tenant: who asked for it; tenants share the engine fairly.
+        deadline: by time.monotonic(); None for never.
     """
 
     seq_id: str
@@ -103,6 +106,8 @@ class Sequence:
     seed: int
     detokenizer: Detokenizer
     arrival_time: float
+    tenant: str = ""
+    deadline: float | None = None
     num_prompt_tokens: int = field(init=False)
     num_computed_tokens: int = 0
     num_cached_tokens: int = 0
@@ -111,6 +116,7 @@ class Sequence:
     scheduled_time: float | None = None
     first_token_time: float | None = None
     last_token_time: float | None = None
+    prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
 
     def __post_init__(self) -> None:
         self.num_prompt_tokens = len(self.token_ids)

@@ -1,6 +1,7 @@
 """The synchronous engine on a real tiny graph."""
 
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,7 @@ import pytest
 
 from everloop.errors import DataError, EngineError, PromptTooLongError
 from everloop.manifest import Golden
-from serving.engine import llm_engine as llm_engine_module
-from serving.engine import scheduler
+from serving.engine import sampler, scheduler
 from serving.engine.cache import MIN_PREFIX_TOKENS
 from serving.engine.config import EngineConfig
 from serving.engine.llm_engine import LLMEngine
@@ -149,7 +149,7 @@ def test_end_token_ends_with_stop_and_has_no_text(
     engine: LLMEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = iter([[70], [71], [2], [72]])
-    monkeypatch.setattr(llm_engine_module.sampler, "sample", lambda *_: next(script))
+    monkeypatch.setattr(sampler, "sample", lambda *_: next(script))
     params = SamplingParams(max_tokens=9, temperature=0.0)
     [result] = engine.generate([_prompt(1, 9)], params)
     text = engine.tokenizer.decode([70, 71])
@@ -160,7 +160,7 @@ def test_ignore_eos_goes_on_past_the_end_token(
     engine: LLMEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = iter([[70], [2], [72]])
-    monkeypatch.setattr(llm_engine_module.sampler, "sample", lambda *_: next(script))
+    monkeypatch.setattr(sampler, "sample", lambda *_: next(script))
     params = SamplingParams(max_tokens=3, temperature=0.0, ignore_eos=True)
     [result] = engine.generate([_prompt(1, 9)], params)
     assert result == GenerationResult(engine.tokenizer.decode([70, 72]), (70, 2, 72), "length")
@@ -170,7 +170,7 @@ def test_stop_text_across_tokens_ends_with_stop(
     engine: LLMEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = iter([[token] for token in engine.tokenizer.encode("one\n\ntwo").ids])
-    monkeypatch.setattr(llm_engine_module.sampler, "sample", lambda *_: next(script))
+    monkeypatch.setattr(sampler, "sample", lambda *_: next(script))
     [result] = engine.generate([_prompt(1, 9)], SamplingParams(max_tokens=20, stop=("\n\n",)))
     assert (result.text, result.finish_reason) == ("one", "stop")
 
@@ -179,7 +179,7 @@ def test_held_text_is_given_at_the_end_of_a_length_stop(
     engine: LLMEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = iter([[token] for token in engine.tokenizer.encode("ab\n").ids])
-    monkeypatch.setattr(llm_engine_module.sampler, "sample", lambda *_: next(script))
+    monkeypatch.setattr(sampler, "sample", lambda *_: next(script))
     [result] = engine.generate([_prompt(1, 9)], SamplingParams(max_tokens=3, stop=("\n\n",)))
     assert (result.text, result.finish_reason) == ("ab\n", "length")
 
@@ -219,6 +219,33 @@ def test_abort_of_a_waiting_request_ends_it_without_a_slot(load: Load) -> None:
 def test_abort_of_an_unknown_request_does_nothing(engine: LLMEngine) -> None:
     engine.abort_request("never")
     assert not engine.has_unfinished
+
+
+def test_deadline_ends_running_and_waiting_requests_with_timeout(
+    load: Load, observer: RecordingObserver
+) -> None:
+    engine = load(observer, max_num_seqs=1)
+    later = time.monotonic() + 60
+    engine.add_request("running", _prompt(1, 5), GREEDY, deadline=later)
+    engine.add_request("waiting", _prompt(2, 5), GREEDY, deadline=later - 1)
+    engine.add_request("patient", _prompt(3, 5), GREEDY)
+    engine.add_request("in time", _prompt(3, 5), GREEDY, deadline=later + 3600)
+    engine.step()
+    engine._end_overdue(later)
+    results = _run(engine)
+    assert {name: (len(r.token_ids), r.finish_reason) for name, r in results.items()} == {
+        "running": (0, "timeout"),
+        "waiting": (0, "timeout"),
+        "patient": (12, "length"),
+        "in time": (12, "length"),
+    }
+    assert [event[0] for event in observer.named("finished")].count("timeout") == 2
+
+
+def test_deadline_that_has_passed_ends_a_request_at_the_next_step(load: Load) -> None:
+    engine = load()
+    engine.add_request("late", _prompt(1, 5), GREEDY, deadline=time.monotonic())
+    assert _run(engine) == {"late": GenerationResult("", (), "timeout")}
 
 
 def test_request_that_does_not_fit_is_refused(engine: LLMEngine) -> None:

@@ -29,9 +29,9 @@ def _sequence(token_ids: list[int], slot: int, computed: int = 0) -> Sequence:
     return sequence
 
 
-def _row(sequence: Sequence, count: int, *, is_sampled: bool = True) -> ScheduledRow:
+def _row(sequence: Sequence, count: int, num_logits: int = 1) -> ScheduledRow:
     start = sequence.num_computed_tokens
-    return ScheduledRow(sequence, sequence.token_ids[start : start + count], is_sampled)
+    return ScheduledRow(sequence, sequence.token_ids[start : start + count], num_logits)
 
 
 def _advance(rows: list[ScheduledRow]) -> None:
@@ -67,7 +67,25 @@ def test_run_in_chunks_gives_the_logits_of_the_whole(
 
 
 def test_run_without_sampled_rows_gives_no_logits(runner: ModelRunner) -> None:
-    assert runner.run([_row(_sequence(PROMPT, 1), 4, is_sampled=False)]).shape == (0, 259)
+    assert runner.run([_row(_sequence(PROMPT, 1), 4, num_logits=0)]).shape == (0, 259)
+
+
+def test_run_gives_the_last_logits_of_each_row_in_order(runner: ModelRunner) -> None:
+    prompts = [PROMPT, PROMPT[::-1]]
+    expected = [
+        runner.run([_row(_sequence(prompt[: size + 1], 0), size + 1)])[0].copy()
+        for prompt, size in (
+            (prompts[0], 10),
+            (prompts[0], 11),
+            *((prompts[1], n) for n in range(12)),
+        )
+    ]
+    rows = [
+        _row(_sequence(PROMPT, 0), 12, num_logits=2),
+        _row(_sequence(PROMPT, 1), 3, num_logits=0),
+        _row(_sequence(PROMPT[::-1], 3), 12, num_logits=12),
+    ]
+    np.testing.assert_allclose(runner.run(rows), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -85,12 +103,12 @@ def test_random_mixes_of_decode_chunks_and_holes_give_what_each_gives_alone(
         for sequence in sorted(unfinished, key=lambda one: one.slot or 0):
             if random_.random() < 0.7:
                 count = random_.randint(1, min(10, sequence.num_pending_tokens))
-                rows.append(_row(sequence, count, is_sampled=count == sequence.num_pending_tokens))
+                rows.append(_row(sequence, count, int(count == sequence.num_pending_tokens)))
         if not rows:
             continue
         logits = runner.run(rows).copy()
         _advance(rows)
-        for row, values in zip([row for row in rows if row.is_sampled], logits, strict=True):
+        for row, values in zip([row for row in rows if row.num_logits], logits, strict=True):
             got[row.sequence.slot or 0] = values
     for sequence in sequences:
         start = max(len(sequence.token_ids) - 32, 0)  # steps are at most 32 wide

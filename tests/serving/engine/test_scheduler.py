@@ -28,7 +28,7 @@ def _scheduler(slots: int = 4, budget: int = 32, width: int = 16) -> Scheduler:
 def _advance(schedule: Schedule) -> None:
     for row in (row for rows in schedule.batches for row in rows):
         row.sequence.num_computed_tokens += len(row.token_ids)
-        if row.is_sampled:
+        if row.num_logits:
             row.sequence.token_ids.append(1)
 
 
@@ -49,9 +49,9 @@ def test_schedule_cuts_a_prompt_into_chunks_of_the_greatest_width() -> None:
     for _ in range(3):
         schedule = scheduler.schedule()
         [[row]] = schedule.batches
-        chunks.append((len(row.token_ids), row.is_sampled))
+        chunks.append((len(row.token_ids), row.num_logits))
         _advance(schedule)
-    assert chunks == [(16, False), (16, False), (3, True)]
+    assert chunks == [(16, 0), (16, 0), (3, 1)]
 
 
 def test_schedule_decodes_first_and_fills_the_budget_with_prompts() -> None:
