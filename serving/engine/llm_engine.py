@@ -21,6 +21,7 @@ from serving.engine.loading import (
     load_chat_template,
     load_tokenizer,
 )
+from serving.engine.logits_processor import LogitsProcessor
 from serving.engine.model_runner import ModelRunner
 from serving.engine.observer import EngineObserver, SilentObserver
 from serving.engine.output_processor import OutputProcessor
@@ -146,6 +147,7 @@ class LLMEngine:
             arrival_time=time.monotonic() if arrival_time is None else arrival_time,
             tenant=tenant,
             deadline=deadline,
+            logits_processor=self._logits_processor(prompt_token_ids, params),
         )
         self._sequences[request_id] = sequence
         self._scheduler.add(sequence)
@@ -208,6 +210,10 @@ class LLMEngine:
     ) -> list[RequestOutput]:
         outputs = []
         for row, new in zip(rows, sampled, strict=True):
+            if new.error:
+                logger.error("request failed version=%s: %s", self._tag, new.error)
+                outputs.append(self._end(row.sequence, "error", now))
+                continue
             rejected = max(row.num_sampled - 1, 0) - new.num_accepted
             row.sequence.num_computed_tokens += len(row.token_ids) - rejected
             output = self._outputs.append(row.sequence, new, now)
@@ -260,6 +266,14 @@ class LLMEngine:
             slot=slot,
         )
         self._model_runner.run([ScheduledRow(probe, probe.token_ids, 1)])
+
+    def _logits_processor(
+        self, prompt_token_ids: list[int], params: SamplingParams
+    ) -> LogitsProcessor | None:
+        if not LogitsProcessor.is_needed(params):
+            return None
+        eos_token_ids = self.manifest.special_tokens.eos_token_ids
+        return LogitsProcessor(params, prompt_token_ids, eos_token_ids)
 
     def _observe(self, observer: EngineObserver) -> None:
         self._observer = observer

@@ -5,6 +5,7 @@ from enum import Enum
 from typing import Literal
 
 from serving.engine.detokenizer import Detokenizer
+from serving.engine.logits_processor import LogitsProcessor
 from serving.engine.sampling_params import SamplingParams
 
 FinishReason = Literal["stop", "length", "abort", "timeout", "error"]
@@ -98,6 +99,7 @@ class Sequence:
         seed: of its random numbers, set whether or not the request named one.
         tenant: who asked for it; tenants share the engine fairly.
         deadline: by time.monotonic(); None for never.
+        logits_processor: None when its parameters leave all logits as they are.
     """
 
     seq_id: str
@@ -117,6 +119,7 @@ class Sequence:
     first_token_time: float | None = None
     last_token_time: float | None = None
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
+    logits_processor: LogitsProcessor | None = None
 
     def __post_init__(self) -> None:
         self.num_prompt_tokens = len(self.token_ids)

@@ -1,138 +1,122 @@
-"""The sampler against the textbook: softmax, full sort, cut, draw."""
+"""Which token a sequence gets, whatever else is in the batch."""
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tokenizers import Tokenizer, models
 
 from everloop.errors import EngineError
-from serving.engine import sampler
+from serving.engine.detokenizer import Detokenizer
+from serving.engine.logits_processor import LogitsProcessor
+from serving.engine.row_sampler import SampledRow, sample_rows
 from serving.engine.sampling_params import SamplingParams
+from serving.engine.scheduler import ScheduledRow
+from serving.engine.sequence import Sequence
 
-
-def _textbook(logits: NDArray[np.float32], params: SamplingParams) -> NDArray[np.float64]:
-    """Probability of every token."""
-    weights = np.exp((logits.astype(np.float64) - logits.max()) / params.temperature)
-    order = np.argsort(-logits, kind="stable")[: params.top_k]
-    probabilities = weights[order] / weights[order].sum()
-    before = probabilities.cumsum() - probabilities
-    kept = order[before < params.top_p]
-    result = np.zeros(logits.size)
-    result[kept] = weights[kept] / weights[kept].sum()
-    return result
-
-
-def _logits(rows: int, vocab_size: int, seed: int = 0, scale: float = 2.0) -> NDArray[np.float32]:
-    normal = np.random.default_rng(seed).standard_normal((rows, vocab_size))
-    return (normal * scale).astype(np.float32)
-
-
-def _draw_many(logits: NDArray[np.float32], params: SamplingParams, count: int) -> list[int]:
-    rows = np.broadcast_to(logits, (count, logits.size))
-    return sampler.sample(rows, [params] * count, [7] * count, range(count))
-
-
+TOKENIZER = Tokenizer(models.BPE(vocab={}, merges=[]))
 SETTINGS = [
-    SamplingParams(max_tokens=1),
-    SamplingParams(max_tokens=1, temperature=0.5),
-    SamplingParams(max_tokens=1, top_k=5),
-    SamplingParams(max_tokens=1, top_p=0.8),
-    SamplingParams(max_tokens=1, temperature=1.3, top_k=12, top_p=0.7),
+    {"temperature": 0.0},
+    {},
+    {"top_p": 0.8, "min_p": 0.01},
+    {"top_k": 9, "temperature": 1.4},
+    {"temperature": 0.0, "repetition_penalty": 1.5, "logprobs": 2},
+    {"frequency_penalty": 1.5, "presence_penalty": 0.5, "logit_bias": {7: 50.0}},
+    {"min_tokens": 5, "stop_token_ids": (3,), "logprobs": 0},
 ]
 
 
-@pytest.mark.parametrize("params", SETTINGS)
-def test_sample_draws_with_the_textbooks_probabilities(params: SamplingParams) -> None:
-    logits = _logits(1, 40, scale=1.0)[0]
-    counts = np.bincount(_draw_many(logits, params, 20_000), minlength=40)
-    expected = _textbook(logits, params)
-    assert not counts[expected == 0].any()
-    # Five standard deviations of each count.
-    limit = 5 * np.sqrt(20_000 * expected * (1 - expected)) + 1e-9
-    assert (np.abs(counts - 20_000 * expected) <= limit).all()
+def _sequence(seed: int = 0, vocab_size: int = 1000, **settings: object) -> Sequence:
+    random = np.random.default_rng(seed)
+    prompt = random.integers(0, vocab_size, 10).tolist()
+    params = SamplingParams(**{"max_tokens": 99} | settings)
+    sequence = Sequence(str(seed), prompt, params, seed, Detokenizer(TOKENIZER), 0.0)
+    if LogitsProcessor.is_needed(params):
+        sequence.logits_processor = LogitsProcessor(params, prompt, [0, 2])
+    return sequence
 
 
-@pytest.mark.parametrize("vocab_size", [1, 7, 64, 257, 5000, 20_011])
-@pytest.mark.parametrize("scale", [0.0, 0.01, 3.0, 30.0])
-def test_sample_stays_within_the_textbooks_set(vocab_size: int, scale: float) -> None:
-    logits = _logits(1, vocab_size, scale=scale)[0]
-    for params in SETTINGS:
-        allowed = _textbook(logits, params) > 0
-        assert all(allowed[token] for token in _draw_many(logits, params, 50))
+def _logits(rows: int, vocab_size: int = 1000, seed: int = 0) -> NDArray[np.float32]:
+    normal = np.random.default_rng(seed).standard_normal((rows, vocab_size))
+    return (normal * 3).astype(np.float32)
 
 
-def test_sample_widens_the_candidates_until_they_hold_top_p() -> None:
-    # Nearly flat: 64 of 10,000 tokens hold less than 1 % of the mass, 9,000 are needed.
-    logits = _logits(1, 10_000, scale=0.001)[0]
-    params = SamplingParams(max_tokens=1, top_p=0.9)
-    drawn = _draw_many(logits, params, 300)
-    assert len(set(drawn)) > 200
-    assert (_textbook(logits, params)[drawn] > 0).all()
+def _step(sequence: Sequence, drafts: list[int] | None = None) -> ScheduledRow:
+    """A row of one pending token with its drafts."""
+    drafts = drafts or []
+    sequence.num_computed_tokens = len(sequence.token_ids) - 1
+    return ScheduledRow(sequence, [sequence.token_ids[-1], *drafts], 1 + len(drafts))
 
 
-def test_sample_inverts_the_distribution_of_the_nucleus_in_falling_order() -> None:
-    logits = _logits(1, 3000, scale=2.0)[0]
-    params = SamplingParams(max_tokens=1, top_p=0.95)
-    order = np.argsort(-logits, kind="stable")
-    cumulative = _textbook(logits, params)[order].cumsum()
-    expected = [int(order[(cumulative <= sampler.uniform(7, row)).sum()]) for row in range(200)]
-    assert _draw_many(logits, params, 200) == expected
-
-
-def test_sample_takes_the_largest_logit_for_greedy_rows_among_others() -> None:
-    logits = _logits(3, 500)
-    greedy, hot = SamplingParams(max_tokens=1, temperature=0.0), SamplingParams(max_tokens=1)
-    tokens = sampler.sample(logits, [greedy, hot, greedy], [1, 2, 3], [0, 0, 0])
-    assert tokens[0] == int(logits[0].argmax())
-    assert tokens[2] == int(logits[2].argmax())
+def test_greedy_takes_the_largest_logit() -> None:
+    logits = _logits(1)
+    expected = int(logits.argmax())
+    assert sample_rows([_step(_sequence(temperature=0.0))], logits)[0].token_ids == [expected]
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_sample_of_a_row_does_not_depend_on_its_batch_mates(seed: int) -> None:
+def test_a_row_does_not_depend_on_its_batch_mates(seed: int) -> None:
     logits = _logits(8, 6000, seed)
-    params = [SETTINGS[row % len(SETTINGS)] for row in range(8)]
-    together = sampler.sample(logits, params, range(8), range(8))
-    alone = [sampler.sample(logits[i : i + 1], [params[i]], [i], [i])[0] for i in range(8)]
+    settings = [SETTINGS[row % len(SETTINGS)] for row in range(8)]
+
+    def steps() -> list[ScheduledRow]:
+        return [_step(_sequence(i, 6000, **each)) for i, each in enumerate(settings)]
+
+    together = sample_rows(steps(), logits.copy())
+    alone = [sample_rows([row], logits[i : i + 1].copy())[0] for i, row in enumerate(steps())]
     assert together == alone
 
 
-def test_sample_breaks_ties_by_the_lower_token() -> None:
-    params = SamplingParams(max_tokens=1, top_k=3)
-    assert set(_draw_many(np.zeros(1000, np.float32), params, 100)) == {0, 1, 2}
-
-
-def test_sample_with_a_tiny_temperature_does_not_overflow() -> None:
-    logits = _logits(1, 1000, scale=100.0)[0]
-    params = SamplingParams(max_tokens=1, temperature=2e-5)
-    assert set(_draw_many(logits, params, 10)) == {int(logits.argmax())}
-
-
-def test_sample_never_draws_a_token_of_no_probability() -> None:
-    logits = np.full(1000, -np.inf, np.float32)
-    logits[[3, 700]] = 0.0
-    for params in (SETTINGS[0], SETTINGS[2], SETTINGS[3]):
-        assert set(_draw_many(logits, params, 50)) <= {3, 700}
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_drafts_change_how_many_tokens_come_never_which(settings: dict[str, object]) -> None:
+    logits = _logits(12, seed=5)
+    logits[:, 0] += 9  # an end token wins often
+    slow = _sequence(1, **settings)
+    expected = []
+    for row in range(12):
+        [sampled] = sample_rows([_step(slow)], logits[row : row + 1].copy())
+        slow.token_ids += sampled.token_ids
+        expected.append(sampled)
+    tokens = [sampled.token_ids[0] for sampled in expected]
+    fast = _sequence(1, **settings)
+    for size in (3, 0, 4, 1):
+        at = fast.num_completion_tokens
+        drafts = tokens[at : at + size]
+        rows = logits[at : at + size + 1].copy()
+        [sampled] = sample_rows([_step(fast, drafts)], rows)
+        assert sampled.token_ids == tokens[at : at + size + 1]
+        assert sampled.num_accepted == size
+        wanted = [each for one in expected[at : at + size + 1] for each in one.logprobs]
+        assert list(sampled.logprobs) == wanted
+        fast.token_ids += sampled.token_ids
+    [sampled] = sample_rows(
+        [_step(_sequence(1, **settings), [tokens[0] + 1, 5])], logits[:3].copy()
+    )
+    assert sampled.token_ids == tokens[:1]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_sample_refuses_logits_that_are_not_finite(value: float) -> None:
+def test_logits_that_are_not_finite_fail_their_own_row(value: float) -> None:
     logits = _logits(2, 10)
     logits[1, 4] = value
-    with pytest.raises(EngineError, match=r"not finite \(row 1"):
-        sampler.sample(logits, [SETTINGS[0]] * 2, [0, 0], [0, 0])
+    good, bad = sample_rows([_step(_sequence(0, 10)), _step(_sequence(1, 10))], logits)
+    assert good.error is None
+    assert len(good.token_ids) == 1
+    assert isinstance(bad.error, EngineError)
+    assert str(bad.error) == "the model's logits for request 1 are not finite."
+    assert bad.token_ids == []
 
 
-def test_uniform_is_a_function_of_seed_and_position() -> None:
-    # The first outputs of SplitMix64 from seed 0, as its authors publish them.
-    published = (0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F)
-    assert [sampler.uniform(0, i) * 2**53 for i in range(3)] == [x >> 11 for x in published]
-    assert sampler.uniform(-1, 5) == sampler.uniform(2**64 - 1, 5)
+def test_a_row_of_nothing_but_end_tokens_fails_alone() -> None:
+    logits = np.full((1, 4), -np.inf, np.float32)
+    logits[0, [0, 2]] = 1.0
+    [sampled] = sample_rows([_step(_sequence(0, 4, min_tokens=2))], logits)
+    assert str(sampled.error) == "the parameters of request 0 allow no token."
 
 
-def test_uniform_is_spread_evenly_over_seeds_and_positions() -> None:
-    numbers = np.array([[sampler.uniform(seed, i) for i in range(200)] for seed in range(200)])
-    assert numbers.min() >= 0
-    assert numbers.max() < 1
-    counts, _ = np.histogram(numbers, bins=20, range=(0, 1))
-    assert (np.abs(counts - 2000) < 5 * np.sqrt(2000)).all()
-    neighbours = np.corrcoef(numbers[:-1].ravel(), numbers[1:].ravel())[0, 1]
-    assert abs(neighbours) < 0.03
+def test_a_plain_greedy_step_leaves_the_logits_as_they_are() -> None:
+    logits = _logits(3)
+    before = logits.copy()
+    rows = [_step(_sequence(i, temperature=0.0)) for i in range(3)]
+    expected = [SampledRow([int(token)]) for token in logits.argmax(axis=1)]
+    assert sample_rows(rows, logits) == expected
+    assert (logits == before).all()
