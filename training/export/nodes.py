@@ -1,4 +1,4 @@
-"""Nodes and initializers of a growing ONNX graph, in fp32 or with int8 weight matrices.
+"""Nodes and initializers of a growing ONNX graph: matrices in fp32, or in blocks of int8 or int4.
 
 Knows operators and nothing of models. Every method that adds nodes gives back the name of the
 tensor that they make.
@@ -12,7 +12,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from training.export.external_data import ExternalData
-from training.export.quantize import BITS, BLOCK_SIZE, quantize
+from training.export.quantize import BLOCK_SIZE, BlockFormat, quantize
 
 CONTRIB = "com.microsoft"
 OPSETS = {"": 21, CONTRIB: 1}
@@ -20,7 +20,8 @@ IR_VERSION = 10
 _INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level
 _EXTERNAL_BYTES = 1024  # smaller tensors stay inside model.onnx
 
-Precision = Literal["fp32", "int8"]
+Precision = Literal["fp32", "int8", "int4"]
+_BITS: dict[Precision, int] = {"int8": 8, "int4": 4}
 
 
 class Nodes:
@@ -29,10 +30,17 @@ class Nodes:
     Args:
         precision: of the matrices.
         data: takes the large constants; None keeps them in the graph.
+        block_size: values of a quantized matrix that share a scale.
     """
 
-    def __init__(self, precision: Precision, data: ExternalData | None = None) -> None:
-        self._precision = precision
+    def __init__(
+        self,
+        precision: Precision,
+        data: ExternalData | None = None,
+        block_size: int = BLOCK_SIZE,
+    ) -> None:
+        bits = _BITS.get(precision)
+        self._format = None if bits is None else BlockFormat(bits, block_size)
         self._data = data
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
@@ -132,47 +140,49 @@ class Nodes:
 
     def embedding(self, table: np.ndarray, name: str, ids: str, output: str) -> str:
         """Look up rows of a table [V, D]; `shared_product` can then use the same table."""
-        if self._precision == "fp32":
+        if self._format is None:
             return self.gather(self.constant(name, table), ids, output)
-        self._quantized(name, table)
+        self._quantized(name, table, self._format)
         flat = self.reshape(f"{name}.values", [len(table), -1], f"{name}.rows")  # (V, D)
         return self.add(
             "GatherBlockQuantized",
             [flat, ids, f"{name}.scales"],
             [output],
             domain=CONTRIB,
-            bits=BITS,
-            block_size=BLOCK_SIZE,
+            bits=self._format.bits,
+            block_size=self._format.block_size,
             quantize_axis=1,
             gather_axis=0,
         )
 
     def shared_product(self, x: str, name: str, shape: tuple[int, int], output: str) -> str:
         """Multiply by the transposed table [V, D] of an embedding, without a second copy."""
-        if self._precision == "fp32":
+        if self._format is None:
             return self.add("Gemm", [x, name], [output], transB=1)
-        return self._quantized_product(x, name, shape, output)
+        return self._quantized_product(x, name, shape, output, self._format)
 
     def linear(
         self, x: str, matrix: np.ndarray, bias: np.ndarray | None, name: str, output: str
     ) -> str:
         """Multiply by a transposed matrix [N, K] and add a bias [N]."""
         product = output if bias is None else f"{output}.product"
-        if self._precision == "fp32":
+        if self._format is None:
             self.add("MatMul", [x, self.constant(name, matrix.T)], [product])
         else:
-            self._quantized(name, matrix)
-            self._quantized_product(x, name, matrix.shape, product)
+            self._quantized(name, matrix, self._format)
+            self._quantized_product(x, name, matrix.shape, product, self._format)
         if bias is None:
             return output
         return self.add("Add", [product, self.constant(f"{name}.bias", bias)], [output])
 
-    def _quantized(self, name: str, matrix: np.ndarray) -> None:
-        blocks = quantize(matrix)
+    def _quantized(self, name: str, matrix: np.ndarray, block_format: BlockFormat) -> None:
+        blocks = quantize(matrix, block_format)
         self.constant(f"{name}.values", blocks.values)
         self.constant(f"{name}.scales", blocks.scales)
 
-    def _quantized_product(self, x: str, name: str, shape: tuple[int, ...], output: str) -> str:
+    def _quantized_product(
+        self, x: str, name: str, shape: tuple[int, ...], output: str, block_format: BlockFormat
+    ) -> str:
         return self.add(
             "MatMulNBits",
             [x, f"{name}.values", f"{name}.scales"],
@@ -180,7 +190,7 @@ class Nodes:
             domain=CONTRIB,
             N=shape[0],
             K=shape[1],
-            bits=BITS,
-            block_size=BLOCK_SIZE,
+            bits=block_format.bits,
+            block_size=block_format.block_size,
             accuracy_level=_INT8_ACTIVATIONS,
         )

@@ -1,16 +1,38 @@
-"""Symmetric 8-bit block quantization of weight matrices, in MatMulNBits' layout.
+"""Symmetric block quantization of weight matrices to 8 or 4 bits, in MatMulNBits' layout.
 
-Each run of 32 values along the input axis shares one float32 scale; zero is stored as 128. The
-scale takes the sign that puts the value of largest magnitude on -128, so the whole range is used.
+Each run of `block_size` values along the input axis shares one float32 scale; zero is stored as
+128 or 8. The scale takes the sign that puts the value of largest magnitude on the end of the range
+that has one step more. With 4 bits a step is coarse, so the scale of each block is then searched
+for the least squared error.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-BLOCK_SIZE = 32
-BITS = 8
-_ZERO = 1 << (BITS - 1)
+BLOCK_SIZE = 32  # where nothing else is asked for
+# Of the scale that just reaches the largest value: smaller ones clip it and err less on the rest.
+_SCALE_FACTORS = np.linspace(0.7, 1.05, 15, dtype=np.float32)
+_CHUNK_VALUES = 1 << 20  # searched at once, so that memory stays small
+
+
+@dataclass(frozen=True, slots=True)
+class BlockFormat:
+    """How a matrix is stored.
+
+    Attributes:
+        bits: 8 or 4 per value.
+        block_size: values that share a scale.
+    """
+
+    bits: int
+    block_size: int
+
+    @property
+    def zero(self) -> int:
+        """The stored value that means zero."""
+        return 1 << (self.bits - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,28 +40,83 @@ class QuantizedMatrix:
     """A matrix [N, K] as blocks.
 
     Attributes:
-        values: uint8 [N, K / 32, 32].
-        scales: float32 [N, K / 32].
+        format: bits and block size.
+        values: uint8 [N, K / block, block * bits / 8]; of two 4-bit values the first is low.
+        scales: float32 [N, K / block].
     """
 
+    format: BlockFormat
     values: np.ndarray
     scales: np.ndarray
 
     def dequantize(self) -> np.ndarray:
         """Give back float32 [N, K]."""
-        centred = self.values.astype(np.float32) - _ZERO
+        values = self.values
+        if self.format.bits == 4:
+            values = np.stack([values & 15, values >> 4], axis=-1)
+        shape = (*self.scales.shape, self.format.block_size)
+        centred = values.reshape(shape).astype(np.float32) - self.format.zero
         return (centred * self.scales[..., None]).reshape(len(self.values), -1)
 
 
-def quantize(matrix: np.ndarray) -> QuantizedMatrix:
-    """Quantize a float32 matrix [N, K]; K must be divisible by 32.
+def quantize(matrix: np.ndarray, block_format: BlockFormat) -> QuantizedMatrix:
+    """Quantize a float32 matrix [N, K]; K must be divisible by the block size.
 
-    Example: the block [1.0, -0.5, 0, …] has the scale -1/128 and the values [0, 192, 128, …].
+    Example: with 8 bits the block [1.0, -0.5, 0, …] has the scale -1/128 and the values
+    [0, 192, 128, …].
     """
     rows, width = matrix.shape
-    blocks = matrix.reshape(rows, width // BLOCK_SIZE, BLOCK_SIZE)
-    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(-1)[..., None], -1)
-    scales = largest / np.float32(-_ZERO)
+    groups = width // block_format.block_size
+    blocks = matrix.reshape(rows * groups, block_format.block_size)
+    values = np.empty(blocks.shape, np.uint8)
+    scales = np.empty(len(blocks), np.float32)
+    for part in _chunks(len(blocks), block_format.block_size):
+        scales[part], values[part] = _quantize_blocks(blocks[part], block_format)
+    if block_format.bits == 4:
+        values = values[:, 0::2] | (values[:, 1::2] << 4)
+    return QuantizedMatrix(
+        block_format, values.reshape(rows, groups, -1), scales.reshape(rows, groups)
+    )
+
+
+def _chunks(blocks: int, block_size: int) -> Iterator[slice]:
+    size = max(1, _CHUNK_VALUES // block_size)
+    return (slice(start, start + size) for start in range(0, blocks, size))
+
+
+def _quantize_blocks(
+    blocks: np.ndarray, block_format: BlockFormat
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scales [n] and stored values [n, block]."""
+    zero = np.float32(block_format.zero)
+    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(-1)[:, None], -1)[:, 0]
+    scales = largest / -zero
+    if block_format.bits == 4:
+        scales = _search_scales(blocks, scales, zero)
+    return scales, (_nearest(blocks, scales, zero) + zero).astype(np.uint8)
+
+
+def _search_scales(blocks: np.ndarray, scales: np.ndarray, zero: np.float32) -> np.ndarray:
+    """For each block the scale of least squared error among those near the first guess.
+
+    Each guess is moved to the best scale of its own rounding, sum(x q) / sum(q q), before it is
+    judged.
+    """
+    best, best_error = scales, np.full(len(scales), np.inf, np.float32)
+    for factor in _SCALE_FACTORS:
+        rounded = _nearest(blocks, scales * factor, zero)
+        power = np.einsum("nk,nk->n", rounded, rounded)
+        product = np.einsum("nk,nk->n", blocks, rounded)
+        fitted = np.divide(product, power, out=np.zeros_like(product), where=power != 0)
+        difference = blocks - _nearest(blocks, fitted, zero) * fitted[:, None]
+        error = np.einsum("nk,nk->n", difference, difference)
+        better = error < best_error
+        best = np.where(better, fitted, best)
+        best_error = np.where(better, error, best_error)
+    return best
+
+
+def _nearest(blocks: np.ndarray, scales: np.ndarray, zero: np.float32) -> np.ndarray:
+    """Steps from zero, rounded and within the range, as float32."""
     inverse = np.divide(1.0, scales, out=np.zeros_like(scales), where=scales != 0)
-    values = np.clip(np.rint(blocks * inverse) + _ZERO, 0, 2 * _ZERO - 1).astype(np.uint8)
-    return QuantizedMatrix(values, scales[..., 0].astype(np.float32))
+    return np.clip(np.rint(blocks * inverse[:, None]), -zero, zero - 1)

@@ -7,6 +7,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from training.export.nodes import Nodes, Precision
+from training.export.quantize import BlockFormat, quantize
+
+TOLERANCES = [("fp32", 1e-4), ("int8", 0.3), ("int4", 6.0)]  # of sums of 64 products
 
 
 def run(nodes: Nodes, inputs: dict[str, np.ndarray], output: str) -> np.ndarray:
@@ -26,7 +29,7 @@ def matrix() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(48, 64)).astype(np.float32)
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("int8", 0.3)])
+@pytest.mark.parametrize(("precision", "tolerance"), TOLERANCES)
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_linear_multiplies_and_adds(
     matrix: np.ndarray, precision: Precision, tolerance: float, has_bias: bool
@@ -41,7 +44,29 @@ def test_linear_multiplies_and_adds(
     np.testing.assert_allclose(run(nodes, {"x": x}, "y"), expected, atol=tolerance)
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("int8", 0.3)])
+@pytest.mark.parametrize("block_size", [32, 64])
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_quantized_products_are_those_of_the_dequantized_matrix(
+    matrix: np.ndarray, precision: Precision, block_size: int
+) -> None:
+    # Activations are rounded to 8 bits in blocks too: these are on that grid already.
+    x = np.random.default_rng(1).integers(-127, 128, (5, 64)).astype(np.float32) / 16
+    x[:, ::32] = 127 / 16
+    nodes = Nodes(precision, block_size=block_size)
+    nodes.embedding(matrix, "table", "ids", "rows")
+    nodes.shared_product("x", "table", (48, 64), "head")
+    nodes.linear("x", matrix, None, "w", "y")
+    bits = {"int8": 8, "int4": 4}[precision]
+    stored = quantize(matrix, BlockFormat(bits, block_size)).dequantize()
+
+    inputs = {"x": x, "ids": np.array([47, 0, 3])}
+
+    np.testing.assert_allclose(run(nodes, inputs, "rows"), stored[[47, 0, 3]], atol=1e-6)
+    np.testing.assert_allclose(run(nodes, inputs, "head"), x @ stored.T, atol=1e-3)
+    np.testing.assert_allclose(run(nodes, inputs, "y"), x @ stored.T, atol=1e-3)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), TOLERANCES)
 def test_embedding_and_head_share_one_table(
     matrix: np.ndarray, precision: Precision, tolerance: float
 ) -> None:
@@ -53,8 +78,8 @@ def test_embedding_and_head_share_one_table(
 
     np.testing.assert_allclose(logits, matrix[[3, 47]] @ matrix.T, atol=tolerance)
     names = [tensor.name for tensor in nodes.model("test", [], []).graph.initializer]
-    wanted = {"fp32": ["table"], "int8": ["table.values", "table.scales", "table.rows.shape"]}
-    assert names == wanted[precision]
+    blocks = ["table.values", "table.scales", "table.rows.shape"]
+    assert names == (["table"] if precision == "fp32" else blocks)
 
 
 def test_add_and_rms_norm_gives_both_sums() -> None:
