@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,13 +70,20 @@ def _print_record(record: Mapping[str, Any]) -> None:
     for key, value in record.items():
         parts = value if isinstance(value, list | tuple) and value else [value]
         for index, part in enumerate(parts):
-            typer.echo(f"{key if index == 0 else '':<{width}}  {part}")
+            typer.echo(f"{key if index == 0 else '':<{width}}  {_text(key, part)}")
 
 
 def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     cells = [list(rows[0])] if rows else []
-    cells += [[str(value) for value in row.values()] for row in rows]
+    cells += [[_text(key, value) for key, value in row.items()] for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
     for line in cells:
         padded = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
         typer.echo("  ".join(padded).rstrip())
+
+
+def _text(key: str, value: object) -> str:
+    """A value for people: times of records are Unix seconds, and nothing is an empty cell."""
+    if key == "created_at" and isinstance(value, float):
+        return datetime.fromtimestamp(value).astimezone().isoformat(" ", "seconds")
+    return "" if value is None else str(value)

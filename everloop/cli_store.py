@@ -51,7 +51,9 @@ def models_show(tag: TagArgument, home: HomeOption = None, as_json: JsonOption =
 def models_history(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Every change of the champion, newest first."""
     with open_store(open_home(home)) as store:
-        report([vars_of(deployment) for deployment in store.deployments()], as_json)
+        rows = [vars_of(deployment) for deployment in store.deployments()]
+    shown = ("created_at", "action", "model_version", "status", "reason", "detail")
+    report(rows if as_json else [{name: row[name] for name in shown} for row in rows], as_json)
 
 
 @models.command("promote")
