@@ -34,6 +34,7 @@ class Message(Record):
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
+    name: str | None = None  # of the speaker, for templates that write it
     tool_calls: tuple[ToolCall, ...] | None = None  # of an assistant
     tool_call_id: str | None = None  # of a tool: the call that it answers
 
