@@ -1,6 +1,5 @@
 """What a model version must show before it takes a request: that it fits, and that it is itself."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +10,9 @@ from everloop.chat import ChatTemplate
 from everloop.errors import ArtifactError, ConfigError
 from everloop.manifest import Golden, Manifest
 from serving.engine.config import EngineConfig
-from serving.engine.model_runner import state_shapes
 from serving.engine.sampling_params import SamplingParams
 from serving.engine.sequence import GenerationResult
+from serving.engine.slot_state import slot_bytes
 
 _GIB = 1 << 30
 
@@ -56,8 +55,7 @@ def check_memory(folder: Path, manifest: Manifest, config: EngineConfig) -> None
         ConfigError: with both sizes and the limit.
     """
     weights = sum((folder / name).stat().st_size for name in manifest.files if "onnx" in name)
-    slot = sum(math.prod(shape) * dtype.itemsize for shape, dtype in state_shapes(manifest))
-    cache = slot * config.max_num_seqs
+    cache = slot_bytes(manifest) * config.max_num_seqs
     if weights + cache > config.memory_limit_bytes:
         raise ConfigError(
             f"model version {manifest.tag} needs {weights / _GIB:.2f} GiB for weights and "

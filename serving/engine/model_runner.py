@@ -1,12 +1,11 @@
 """One packed run of the ONNX graph over all slots. The only file that knows the runtime.
 
-State lies in preallocated tensors [slots, …] and is updated in place: every run binds the same
-memory as input and as output, starting at the lowest slot that takes part. The small inputs and the
-logits live in arrays that all runs share; a binding, which costs as much as a small step, is kept
-per shape.
+State is updated in place: every run binds the same memory as input and as output, starting at the
+lowest slot that takes part. The small inputs and the results live in arrays that all runs share; a
+binding, which costs as much as a small step, is kept per shape.
 
 Shapes: T new tokens of all rows, B rows from the lowest slot to the highest, S width of the widest
-row, R tokens whose logits are wanted, V vocabulary.
+row, R tokens whose result is wanted, V vocabulary, D model width.
 """
 
 from collections import OrderedDict
@@ -22,8 +21,10 @@ from everloop.errors import ArtifactError, EngineError
 from everloop.manifest import Manifest
 from serving.engine.config import EngineConfig
 from serving.engine.scheduler import ScheduledRow
+from serving.engine.slot_state import SlotState
 
 _GRAPH = "model.onnx"
+_LOGITS, _HIDDEN = "logits", "hidden_states"
 _MAX_BINDINGS = 128
 
 
@@ -32,7 +33,8 @@ class _Shape(NamedTuple):
     tokens: int  # T
     rows: int  # B
     width: int  # S
-    logits: int  # R
+    results: int  # R
+    output: str
 
 
 class ModelRunner:
@@ -44,17 +46,14 @@ class ModelRunner:
         config: the number of slots, the most tokens of one run, and the session's threads.
 
     Raises:
-        ArtifactError: ONNX Runtime does not take the graph, or its state is of an unknown kind.
+        ArtifactError: ONNX Runtime does not take the graph.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, config: EngineConfig) -> None:
         num_slots, max_tokens = config.max_num_seqs, config.max_num_batched_tokens
         self._folder = folder
         self._manifest = manifest
-        self._capacity = capacity(manifest)
-        self._state = [
-            np.zeros((num_slots, *shape), dtype) for shape, dtype in state_shapes(manifest)
-        ]
+        self.state = SlotState(manifest, num_slots)
         self._options = _options(config)
         self._session = self._open()
         self._bindings: OrderedDict[_Shape, Any] = OrderedDict()
@@ -69,7 +68,15 @@ class ModelRunner:
         self._logits_index = np.zeros(max_tokens, np.int64)
         # The system gives memory to the pages that are written: a row per token costs nothing
         # until somebody wants the logits of a whole chunk.
-        self._logits = np.zeros((max_tokens, manifest.vocab_size), np.float32)
+        widths = {_LOGITS: manifest.vocab_size}
+        if manifest.has_hidden_states:
+            widths[_HIDDEN] = manifest.hidden_size
+        self._results = {
+            output: np.zeros((max_tokens, width), np.float32) for output, width in widths.items()
+        }
+        # Without it the head would run for every hidden state, which nobody would look at.
+        self._run_options = ort.RunOptions()
+        self._run_options.only_execute_path_to_fetches = True
 
     def run(self, rows: list[ScheduledRow]) -> NDArray[np.float32]:
         """Run the new tokens of the rows; their state grows by them.
@@ -84,15 +91,27 @@ class ModelRunner:
         Raises:
             EngineError: the plan does not fit into the cache, or ONNX Runtime failed.
         """
+        return self._run(rows, _LOGITS)
+
+    def run_hidden(self, rows: list[ScheduledRow]) -> NDArray[np.float32]:
+        """Run the rows for their hidden states, (R, D), instead of their logits; see `run`."""
+        return self._run(rows, _HIDDEN)
+
+    def _run(self, rows: list[ScheduledRow], output: str) -> NDArray[np.float32]:
         slots = [row.sequence.slot or 0 for row in rows]
         counts = [len(row.token_ids) for row in rows]
         wanted = [row.num_logits for row in rows]
-        shape = _Shape(slots[0], sum(counts), slots[-1] - slots[0] + 1, max(counts), sum(wanted))
+        span = slots[-1] - slots[0] + 1
+        shape = _Shape(slots[0], sum(counts), span, max(counts), sum(wanted), output)
         totals = [
             row.sequence.num_computed_tokens + count
             for row, count in zip(rows, counts, strict=True)
         ]
         self._check(shape, slots, counts, totals)
+        if self.state.is_recurrent:
+            for row, slot in zip(rows, slots, strict=True):
+                if not row.sequence.num_computed_tokens:
+                    self.state.reset(slot)
         layout = (slots, counts, wanted)
         if layout != self._layout:
             self._lay_out(shape, slots, counts, wanted)
@@ -102,10 +121,10 @@ class ModelRunner:
         self._seqlens_k[self._row_index] -= 1
         self._total_len[0] = max(totals)
         try:
-            self._session.run_with_iobinding(self._binding(shape))
+            self._session.run_with_iobinding(self._binding(shape), self._run_options)
         except Exception as error:
             raise EngineError(f"ONNX Runtime failed in a step: {error}") from error
-        return self._logits[: shape.logits]
+        return self._results[output][: shape.results]
 
     def reopen(self) -> None:
         """Open the session again; the state of the slots stays."""
@@ -116,10 +135,11 @@ class ModelRunner:
         # GroupQueryAttention writes S new positions for every row, padding included; beyond the
         # capacity that is another slot's memory.
         longest = max(total - count for total, count in zip(totals, counts, strict=True))
-        if longest + shape.width > self._capacity:
+        capacity = self.state.capacity
+        if capacity is not None and longest + shape.width > capacity:
             raise EngineError(
                 f"a step of width {shape.width} over {longest} cached tokens exceeds the cache "
-                f"capacity of {self._capacity}."
+                f"capacity of {capacity}."
             )
         if (
             slots[-1] >= len(self._query_seqlens)
@@ -146,7 +166,7 @@ class ModelRunner:
         self._query_seqlens[: shape.rows] = 0
         self._query_seqlens[rows] = widths
         self._seqlens_k[: shape.rows] = 0
-        self._logits_index[: shape.logits] = [
+        self._logits_index[: shape.results] = [
             end - back
             for end, count in zip(ends.tolist(), wanted, strict=True)
             for back in range(count, 0, -1)
@@ -164,7 +184,7 @@ class ModelRunner:
 
     def _bind(self, shape: _Shape) -> Any:
         binding = self._session.io_binding()
-        _, tokens, rows, width, logits = shape
+        first_slot, tokens, rows, width, results, output = shape
         for name, array, dims in (
             ("input_ids", self._input_ids, (tokens,)),
             ("pad_index", self._pad_index, (rows, width)),
@@ -172,16 +192,16 @@ class ModelRunner:
             ("query_seqlens", self._query_seqlens, (rows,)),
             ("seqlens_k", self._seqlens_k, (rows,)),
             ("total_len", self._total_len, (1,)),
-            ("logits_index", self._logits_index, (logits,)),
+            ("logits_index", self._logits_index, (results,)),
         ):
             binding.bind_input(name, "cpu", 0, array.dtype.type, dims, array.ctypes.data)
-        dims = (logits, self._manifest.vocab_size)
-        binding.bind_output("logits", "cpu", 0, np.float32, dims, self._logits.ctypes.data)
-        for tensor, state in zip(self._manifest.state, self._state, strict=True):
-            address = state.ctypes.data + shape.first_slot * state.strides[0]
-            dims = (rows, *state.shape[1:])
-            binding.bind_input(tensor.input, "cpu", 0, state.dtype.type, dims, address)
-            binding.bind_output(tensor.output, "cpu", 0, state.dtype.type, dims, address)
+        array = self._results[output]
+        dims = (results, array.shape[1])
+        binding.bind_output(output, "cpu", 0, np.float32, dims, array.ctypes.data)
+        for state in self.state.view(first_slot, rows):
+            memory = ("cpu", 0, state.dtype, state.shape, state.address)
+            binding.bind_input(state.input, *memory)
+            binding.bind_output(state.output, *memory)
         return binding
 
     def _open(self) -> Any:
@@ -194,32 +214,6 @@ class ModelRunner:
                 f"{self._folder / _GRAPH} cannot be opened by ONNX Runtime {ort.__version__}: "
                 f"{error}. Export the model version again."
             ) from error
-
-
-def capacity(manifest: Manifest) -> int:
-    """Tokens that a slot has room for: the longest sequence and the padding of one wide step."""
-    return manifest.max_model_len + manifest.max_query_len
-
-
-def state_shapes(manifest: Manifest) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
-    """Shape and dtype of one slot of every state tensor.
-
-    Raises:
-        ArtifactError: a tensor is of a kind that this engine does not keep.
-    """
-    for tensor in manifest.state:
-        if tensor.kind != "kv":
-            raise ArtifactError(
-                f"model version {manifest.tag}: state tensor {tensor.input} is of kind "
-                f"{tensor.kind!r}, this engine keeps 'kv' only. Export a Transformer instead."
-            )
-    return [
-        (
-            tuple(capacity(manifest) if axis == "capacity" else axis for axis in tensor.shape),
-            np.dtype(tensor.dtype),
-        )
-        for tensor in manifest.state
-    ]
 
 
 def _options(config: EngineConfig) -> Any:

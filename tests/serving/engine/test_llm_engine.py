@@ -148,8 +148,8 @@ def test_max_tokens_ends_with_length(engine: LLMEngine) -> None:
 def test_end_token_ends_with_stop_and_has_no_text(
     engine: LLMEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = iter([[70], [71], [2], [72]])
-    monkeypatch.setattr(sampler, "sample", lambda *_: next(script))
+    script = iter([70, 71, 2, 72])
+    monkeypatch.setattr(sampler, "choose", lambda *_: (next(script), None))
     params = SamplingParams(max_tokens=9, temperature=0.0)
     [result] = engine.generate([_prompt(1, 9)], params)
     text = engine.tokenizer.decode([70, 71])
@@ -159,8 +159,8 @@ def test_end_token_ends_with_stop_and_has_no_text(
 def test_ignore_eos_goes_on_past_the_end_token(
     engine: LLMEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = iter([[70], [2], [72]])
-    monkeypatch.setattr(sampler, "sample", lambda *_: next(script))
+    script = iter([70, 2, 72])
+    monkeypatch.setattr(sampler, "choose", lambda *_: (next(script), None))
     params = SamplingParams(max_tokens=3, temperature=0.0, ignore_eos=True)
     [result] = engine.generate([_prompt(1, 9)], params)
     assert result == GenerationResult(engine.tokenizer.decode([70, 72]), (70, 2, 72), "length")
@@ -169,8 +169,8 @@ def test_ignore_eos_goes_on_past_the_end_token(
 def test_stop_text_across_tokens_ends_with_stop(
     engine: LLMEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = iter([[token] for token in engine.tokenizer.encode("one\n\ntwo").ids])
-    monkeypatch.setattr(sampler, "sample", lambda *_: next(script))
+    script = iter(engine.tokenizer.encode("one\n\ntwo").ids)
+    monkeypatch.setattr(sampler, "choose", lambda *_: (next(script), None))
     [result] = engine.generate([_prompt(1, 9)], SamplingParams(max_tokens=20, stop=("\n\n",)))
     assert (result.text, result.finish_reason) == ("one", "stop")
 
@@ -178,8 +178,8 @@ def test_stop_text_across_tokens_ends_with_stop(
 def test_held_text_is_given_at_the_end_of_a_length_stop(
     engine: LLMEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = iter([[token] for token in engine.tokenizer.encode("ab\n").ids])
-    monkeypatch.setattr(sampler, "sample", lambda *_: next(script))
+    script = iter(engine.tokenizer.encode("ab\n").ids)
+    monkeypatch.setattr(sampler, "choose", lambda *_: (next(script), None))
     [result] = engine.generate([_prompt(1, 9)], SamplingParams(max_tokens=3, stop=("\n\n",)))
     assert (result.text, result.finish_reason) == ("ab\n", "length")
 

@@ -8,23 +8,24 @@ import pytest
 from numpy.typing import NDArray
 
 from everloop.errors import ArtifactError, EngineError
-from everloop.manifest import Manifest, StateTensor, read_manifest
+from everloop.manifest import read_manifest
 from serving.engine import model_runner
 from serving.engine.config import EngineConfig
 from serving.engine.detokenizer import Detokenizer
-from serving.engine.model_runner import ModelRunner, capacity, state_shapes
+from serving.engine.model_runner import ModelRunner
 from serving.engine.sampling_params import SamplingParams
 from serving.engine.scheduler import ScheduledRow
 from serving.engine.sequence import Sequence
+from serving.engine.vocabulary import Vocabulary
 from tests.serving.engine.conftest import byte_tokenizer
 
-TOKENIZER = byte_tokenizer()
+VOCABULARY = Vocabulary(byte_tokenizer())
 PROMPT = [5, 80, 200, 17, 33, 99, 140, 7, 61, 250, 12, 5]
 
 
 def _sequence(token_ids: list[int], slot: int, computed: int = 0) -> Sequence:
     params = SamplingParams(max_tokens=1)
-    sequence = Sequence("a", token_ids, params, 0, Detokenizer(TOKENIZER), 0.0, slot=slot)
+    sequence = Sequence("a", token_ids, params, 0, Detokenizer(VOCABULARY), 0.0, slot=slot)
     sequence.num_computed_tokens = computed
     return sequence
 
@@ -42,7 +43,7 @@ def _advance(rows: list[ScheduledRow]) -> None:
 @pytest.fixture
 def runner(tiny_version: Path, engine_config: EngineConfig) -> ModelRunner:
     runner = ModelRunner(tiny_version, read_manifest(tiny_version), engine_config)
-    for state in runner._state:
+    for state in runner.state.arrays:
         state.fill(7.7)  # what another sequence left must never be read
     return runner
 
@@ -123,7 +124,7 @@ def test_random_mixes_of_decode_chunks_and_holes_give_what_each_gives_alone(
 
 def test_run_leaves_the_state_of_holes_untouched(runner: ModelRunner) -> None:
     runner.run([_row(_sequence(PROMPT, 0), 3), _row(_sequence(PROMPT, 3), 5)])
-    assert all((state[1:3] == np.float32(7.7)).all() for state in runner._state)
+    assert all((state[1:3] == np.float32(7.7)).all() for state in runner.state.arrays)
 
 
 def test_run_from_a_lower_length_forgets_what_came_after(
@@ -179,22 +180,6 @@ def test_reopen_keeps_the_state_of_the_slots(
     runner.reopen()
     logits = runner.run([_row(_sequence(PROMPT, 1, computed=8), 4)])
     np.testing.assert_allclose(logits[0], whole, atol=1e-5)
-
-
-def test_state_shapes_leave_room_for_the_padding_of_a_wide_step(tiny_version: Path) -> None:
-    manifest = read_manifest(tiny_version)
-    assert capacity(manifest) == 128 + 32
-    assert state_shapes(manifest) == [((2, 160, 32), np.dtype(np.float32))] * 4
-
-
-def test_state_of_an_unknown_kind_is_refused_by_name(tiny_version: Path) -> None:
-    manifest = read_manifest(tiny_version)
-    recurrent = StateTensor(
-        input="hidden.0", output="new_hidden.0", kind="recurrent", shape=(64,), dtype="float32"
-    )
-    changed: Manifest = manifest.model_copy(update={"state": (recurrent,)})
-    with pytest.raises(ArtifactError, match=r"state tensor hidden\.0 is of kind 'recurrent'"):
-        state_shapes(changed)
 
 
 def test_graph_that_is_no_graph_is_refused(
