@@ -13,6 +13,8 @@ import numpy as np
 from tests.tiny_model import GOLDEN_PROMPTS, VOCAB_SIZE, make_tiny_checkpoint
 from training.export import ExportConfig, export_checkpoint
 
+_BLANKS = ("Ġ", "Ċ")  # how the file writes a space and a line break
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
@@ -92,8 +94,14 @@ def export_version(checkpoint: Path, staging: Path, config: ExportConfig) -> Pat
 
 
 def _fill_tokenizer(path: Path, vocab_size: int) -> None:
-    """Give every token id without a text a word of its own; Ġ is how the file writes a space."""
+    """Give every token a whole text: a word to all but the control tokens and ASCII."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    vocab = content["model"]["vocab"]
-    vocab.update({f"Ġw{token_id}": token_id for token_id in range(len(vocab), vocab_size)})
+    kept = {
+        token_id: token
+        for token, token_id in content["model"]["vocab"].items()
+        if token.isascii() or token in _BLANKS
+    }
+    content["model"]["vocab"] = {
+        kept.get(token_id, f"Ġw{token_id}"): token_id for token_id in range(vocab_size)
+    }
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
