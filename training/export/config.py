@@ -22,6 +22,9 @@ class ExportConfig(Config):
     max_query_len: int = Field(
         256, ge=16, le=4096, description="tokens that one row may add in one step of the engine"
     )
+    embeddings: bool = Field(
+        True, description="give hidden states, too, so that the version can embed texts"
+    )
     max_fp32_diff: float = Field(
         1e-4, gt=0, description="largest logit difference between the fp32 graph and torch"
     )

@@ -1,22 +1,13 @@
-"""What differs between model architectures, as data; the graph builder reads it and asks no names.
+"""What differs between the architectures' checkpoints, as data: names of modules, kinds of norms.
 
-A new decoder-only architecture whose layers are norm, attention, norm, gated MLP is one more entry
-of `FAMILIES`. What the graph cannot express (another activation, a sliding window, a rotary
-scaling that depends on the length) is refused here by name.
+The graph builder reads a family and never asks for its name; sizes and settings come from the
+checkpoint's own config (`architecture.py`). A new decoder whose layers are norm, attention, norm,
+MLP is one more entry of `FAMILIES`.
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from transformers import AutoConfig, PreTrainedConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-from everloop.errors import ArtifactError
+from dataclasses import dataclass, replace
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,150 +16,95 @@ class Family:
 
     Names of a layer's modules are relative to `layer`. A linear module's bias is used when the
     checkpoint holds one.
+
+    Attributes:
+        positions: table of learned positions, added to the embedding.
+        norm: rms; rms_plus_one, whose weights are stored less one; layer, with mean and bias.
+        query_key_value: three modules, or one that holds all three.
+        query_norm, key_norm: RMS norms of each head before its rotation.
+        attention_post_norm, mlp_post_norm: norms of what is added to the residual.
+        gate_up: two modules or one that holds both; of an MLP without gate, the one module.
+        is_gated: whether the MLP multiplies its activation by a second product.
+        is_transposed: linear weights are stored [inputs, outputs], as GPT-2's Conv1D does.
+        scales_embedding: embeddings are multiplied by the root of the model's width.
+        recurrent: the module that holds recurrent layers instead of `layer`.
     """
 
     architecture: str
     embedding: str = "model.embed_tokens"
+    positions: str | None = None
     layer: str = "model.layers.{layer}"
+    norm: Literal["rms", "rms_plus_one", "layer"] = "rms"
     attention_norm: str = "input_layernorm"
-    query: str = "self_attn.q_proj"
-    key: str = "self_attn.k_proj"
-    value: str = "self_attn.v_proj"
+    query_key_value: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
     query_norm: str | None = None
     key_norm: str | None = None
     attention_output: str = "self_attn.o_proj"
+    attention_post_norm: str | None = None
     mlp_norm: str = "post_attention_layernorm"
-    gate: str = "mlp.gate_proj"
-    up: str = "mlp.up_proj"
+    gate_up: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
+    is_gated: bool = True
     down: str = "mlp.down_proj"
+    mlp_post_norm: str | None = None
     final_norm: str = "model.norm"
     head: str = "lm_head"
+    is_transposed: bool = False
+    scales_embedding: bool = False
+    recurrent: str | None = None
 
+
+_LLAMA = Family(architecture="LlamaForCausalLM")
+_QWEN3 = replace(
+    _LLAMA,
+    architecture="Qwen3ForCausalLM",
+    query_norm="self_attn.q_norm",
+    key_norm="self_attn.k_norm",
+)
+_GEMMA = replace(
+    _LLAMA, architecture="GemmaForCausalLM", norm="rms_plus_one", scales_embedding=True
+)
+_GEMMA2 = replace(
+    _GEMMA,
+    architecture="Gemma2ForCausalLM",
+    attention_post_norm="post_attention_layernorm",
+    mlp_norm="pre_feedforward_layernorm",
+    mlp_post_norm="post_feedforward_layernorm",
+)
+_GEMMA3 = replace(
+    _GEMMA2,
+    architecture="Gemma3ForCausalLM",
+    query_norm="self_attn.q_norm",
+    key_norm="self_attn.k_norm",
+)
+_GPT2 = Family(
+    architecture="GPT2LMHeadModel",
+    embedding="transformer.wte",
+    positions="transformer.wpe",
+    layer="transformer.h.{layer}",
+    norm="layer",
+    attention_norm="ln_1",
+    query_key_value=("attn.c_attn",),
+    attention_output="attn.c_proj",
+    mlp_norm="ln_2",
+    gate_up=("mlp.c_fc",),
+    is_gated=False,
+    down="mlp.c_proj",
+    final_norm="transformer.ln_f",
+    is_transposed=True,
+)
+_RNN = Family(architecture="RnnForCausalLM", recurrent="model.rnn")
 
 FAMILIES: Mapping[str, Family] = {
     family.architecture: family
     for family in (
-        Family(architecture="LlamaForCausalLM"),
-        Family(
-            architecture="Qwen3ForCausalLM",
-            query_norm="self_attn.q_norm",
-            key_norm="self_attn.k_norm",
-        ),
+        _LLAMA,
+        replace(_LLAMA, architecture="MistralForCausalLM"),
+        replace(_LLAMA, architecture="Qwen2ForCausalLM"),
+        _QWEN3,
+        _GEMMA,
+        _GEMMA2,
+        _GEMMA3,
+        _GPT2,
+        _RNN,
     )
 }
-
-# Rotary scalings whose table does not depend on the length of the sequence.
-_FIXED_ROPE_TYPES = ("linear", "llama3", "yarn")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Architecture:
-    """One checkpoint's family and sizes."""
-
-    family: Family
-    model_type: str
-    n_layer: int
-    n_head: int
-    n_kv_head: int
-    head_dim: int
-    n_embd: int
-    n_ff: int
-    vocab_size: int
-    max_seq_len: int
-    norm_epsilon: float
-    is_tied: bool
-    inverse_frequencies: tuple[float, ...]  # head_dim / 2 values, radians per position
-    rotary_scale: float  # on cosines and sines
-
-    def rotary_table(self, positions: int) -> tuple[np.ndarray, np.ndarray]:
-        """Cosines and sines of positions 0 to `positions` - 1, each [positions, head_dim / 2]."""
-        frequencies = torch.tensor(self.inverse_frequencies, dtype=torch.float32)
-        angles = torch.outer(torch.arange(positions, dtype=torch.float32), frequencies)
-        return (
-            (angles.cos() * self.rotary_scale).numpy(),
-            (angles.sin() * self.rotary_scale).numpy(),
-        )
-
-
-def read_architecture(checkpoint: Path) -> Architecture:
-    """Read a Hugging Face config.json.
-
-    Raises:
-        ArtifactError: there is none, or the architecture or one of its settings is not supported.
-    """
-    path = checkpoint / "config.json"
-    family = FAMILIES[_architecture_name(path)]
-    try:
-        config = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
-    except Exception as error:  # transformers' checks have no base of their own
-        reason = " ".join(str(error).split())
-        raise ArtifactError(f"{path}: transformers refuses it: {reason}.") from error
-    _refuse_unsupported(path, config)
-    head_dim = getattr(config, "head_dim", None) or (
-        config.hidden_size // config.num_attention_heads
-    )
-    frequencies, scale = _rotary(path, config, head_dim)
-    return Architecture(
-        family=family,
-        model_type=config.model_type,
-        n_layer=config.num_hidden_layers,
-        n_head=config.num_attention_heads,
-        n_kv_head=config.num_key_value_heads,
-        head_dim=head_dim,
-        n_embd=config.hidden_size,
-        n_ff=config.intermediate_size,
-        vocab_size=config.vocab_size,
-        max_seq_len=config.max_position_embeddings,
-        norm_epsilon=config.rms_norm_eps,
-        is_tied=config.tie_word_embeddings,
-        inverse_frequencies=tuple(frequencies.tolist()),
-        rotary_scale=scale,
-    )
-
-
-def _architecture_name(path: Path) -> str:
-    try:
-        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArtifactError(
-            f"{path.parent} is not a checkpoint: config.json is missing. Train or copy one there."
-        ) from error
-    except ValueError as error:
-        raise ArtifactError(f"{path}: not readable as JSON: {error}.") from error
-    names = raw.get("architectures") or [raw.get("model_type", "none named")]
-    if names[0] not in FAMILIES:
-        raise ArtifactError(
-            f"{path}: architecture {names[0]} cannot be exported; supported: "
-            f"{', '.join(sorted(FAMILIES))}."
-        )
-    return str(names[0])
-
-
-def _refuse_unsupported(path: Path, config: PreTrainedConfig) -> None:
-    if config.hidden_act != "silu":
-        raise ArtifactError(
-            f"{path}: hidden_act {config.hidden_act} cannot be exported; supported: silu."
-        )
-    layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if layer_types != {"full_attention"}:
-        raise ArtifactError(
-            f"{path}: layer_types {sorted(layer_types)} cannot be exported; "
-            "supported: full_attention in every layer."
-        )
-
-
-def _rotary(path: Path, config: PreTrainedConfig, head_dim: int) -> tuple[torch.Tensor, float]:
-    if head_dim % 16:
-        raise ArtifactError(f"{path}: head_dim must be divisible by 16, got {head_dim}.")
-    parameters = config.rope_parameters
-    rope_type = parameters.get("rope_type", "default")
-    if rope_type == "default":
-        exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
-        return 1.0 / parameters["rope_theta"] ** exponents, 1.0
-    if rope_type not in _FIXED_ROPE_TYPES:
-        raise ArtifactError(
-            f"{path}: rope_type {rope_type} cannot be exported; supported: default, "
-            f"{', '.join(_FIXED_ROPE_TYPES)}."
-        )
-    frequencies, scale = ROPE_INIT_FUNCTIONS[rope_type](config, torch.device("cpu"))
-    return frequencies, float(scale)

@@ -9,20 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-import torch
 from rich.progress import Progress
-from transformers import AutoModelForCausalLM
 
 from everloop.errors import RefusedError
 from everloop.manifest import ExportReport
+from training.export.architecture import Architecture
 from training.export.config import ExportConfig
-from training.export.families import Architecture
 from training.export.graph import write_graph
 from training.export.losses import session_losses
 from training.export.nodes import Precision
 from training.export.parity import max_abs_logit_diff
 from training.export.session import open_session
 from training.export.weights import Weights
+from training.pretrained import load_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +81,7 @@ class GraphExport:
             folder,
             precision=precision,
             positions=self.max_model_len + self.config.max_query_len,
+            embeddings=self.config.embeddings,
         )
         return weights.parameters, open_session(graph)
 
@@ -92,13 +92,7 @@ class GraphExport:
         return float(losses.mean())
 
     def _check_parity(self, session: ort.InferenceSession) -> float:
-        model = AutoModelForCausalLM.from_pretrained(
-            self.checkpoint,
-            dtype=torch.float32,
-            attn_implementation="eager",
-            local_files_only=True,
-            use_safetensors=True,
-        ).eval()
+        model = load_model(self.checkpoint, attn_implementation="eager")
         difference = max_abs_logit_diff(
             model,
             session,

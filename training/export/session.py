@@ -35,7 +35,7 @@ def open_session(graph: Path, num_threads: int | None = None) -> ort.InferenceSe
 
 
 class ReferenceRunner:
-    """One session with a cache of fixed slots.
+    """One session with the state of fixed slots.
 
     Attributes:
         lengths: cached tokens of each slot; lower one to roll back, 0 frees the slot.
@@ -55,18 +55,20 @@ class ReferenceRunner:
         self._session = session
         self.capacity = capacity
         self.lengths = np.zeros(slots, np.int64)
-        self._cache: dict[str, np.ndarray] = {}
+        self._state: dict[str, np.ndarray] = {}  # of the graph's inputs
         for tensor in session.get_inputs():
-            if tensor.name.startswith("past_key_values."):
-                _, heads, _, width = tensor.shape
-                self._cache[tensor.name] = np.full(
-                    (slots, heads, capacity, width), fill, np.float32
-                )
+            if tensor.name.startswith("past"):
+                shape = [capacity if axis == "C" else axis for axis in tensor.shape[1:]]
+                self._state[tensor.name] = np.full((slots, *shape), fill, np.float32)
+        self.is_recurrent = all(tensor.ndim == 2 for tensor in self._state.values())
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
-        """Start a slot with the first tokens of another."""
-        for tensor in self._cache.values():
-            tensor[target, :, :length] = tensor[source, :, :length]
+        """Start a slot with the first tokens of another; of a recurrent state, with all of them."""
+        for tensor in self._state.values():
+            if self.is_recurrent:
+                tensor[target] = tensor[source]
+            else:
+                tensor[target, :, :length] = tensor[source, :, :length]
         self.lengths[target] = length
 
     def step(self, work: Mapping[int, Sequence[int]]) -> dict[int, np.ndarray]:
@@ -83,12 +85,15 @@ class ReferenceRunner:
         counts = np.zeros(rows, np.int64)
         counts[slots] = [len(work[slot]) for slot in slots]
         inputs = _packed_inputs(work, slots, counts, self.lengths[:rows])
+        if self.is_recurrent:
+            for tensor in self._state.values():
+                tensor[[slot for slot in slots if not self.lengths[slot]]] = 0
         binding = self._session.io_binding()
         binding.bind_output("logits", *_CPU)  # first: get_outputs keeps the order of binding
         for name, value in inputs.items():
             binding.bind_cpu_input(name, value)
-        for name, tensor in self._cache.items():
-            output = name.replace("past_key_values.", "present.")
+        for name, tensor in self._state.items():
+            output = f"present.{name.partition('.')[2]}"
             view = (np.float32, (rows, *tensor.shape[1:]), tensor.ctypes.data)
             binding.bind_input(name, *_CPU, *view)
             binding.bind_output(output, *_CPU, *view)

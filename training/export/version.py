@@ -21,19 +21,19 @@ from everloop.manifest import (
     Lineage,
     Manifest,
     SpecialTokens,
-    StateTensor,
     sha256_file,
 )
 from training.checkpoint import read_checkpoint
+from training.export.architecture import Architecture, read_architecture
 from training.export.config import ExportConfig
-from training.export.families import Architecture, read_architecture
 from training.export.golden import make_golden
-from training.export.graph import MODEL_FILE, state_names
+from training.export.graph import MODEL_FILE
 from training.export.losses import check_windows
 from training.export.parity import MIN_MODEL_LEN
 from training.export.quality import GraphExport, ProvenGraph
 from training.export.session import open_session
 from training.export.special_tokens import read_special_tokens
+from training.export.state import state_tensors
 from training.export.weights import weight_files
 
 GOLDEN_FILE = "golden.json"
@@ -110,6 +110,8 @@ def _version_name(lineage: Lineage) -> str:
 
 def _max_model_len(config: ExportConfig, architecture: Architecture) -> int:
     length = config.max_model_len or architecture.max_seq_len
+    if not architecture.is_length_bound and length >= MIN_MODEL_LEN:
+        return length
     if not MIN_MODEL_LEN <= length <= architecture.max_seq_len:
         raise ConfigError(
             f"export.max_model_len must lie between {MIN_MODEL_LEN} and the "
@@ -159,24 +161,11 @@ def _manifest(
         max_model_len=export.max_model_len,
         max_query_len=export.config.max_query_len,
         special_tokens=special_tokens,
-        state=_state(architecture),
+        state=state_tensors(architecture),
         weight_precision=export.config.precision,
+        has_hidden_states=export.config.embeddings,
         export=proven.report,
         evaluation=dict(evaluation),
         lineage=lineage,
         files={path.name: sha256_file(path) for path in sorted(folder.iterdir())},
-    )
-
-
-def _state(architecture: Architecture) -> tuple[StateTensor, ...]:
-    return tuple(
-        StateTensor(
-            input=past,
-            output=present,
-            kind="kv",
-            shape=(architecture.n_kv_head, "capacity", architecture.head_dim),
-            dtype="float32",
-        )
-        for layer in range(architecture.n_layer)
-        for past, present in state_names(layer)
     )

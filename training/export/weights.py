@@ -1,7 +1,9 @@
 """Weights of a Hugging Face checkpoint, read from safetensors only: nothing here unpickles."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +13,9 @@ from everloop.errors import ArtifactError
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+# Tables that old checkpoints carry and every reader computes: rotary frequencies, causal masks.
+_BUFFERS = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -39,54 +44,65 @@ def weight_files(checkpoint: Path) -> list[Path]:
 
 
 class Weights:
-    """The tensors of a checkpoint as float32 arrays, each taken out once by the graph builder."""
+    """The tensors of a checkpoint as float32 arrays, each read when the graph builder takes it.
 
-    def __init__(self, tensors: dict[str, np.ndarray], source: str) -> None:
-        self._tensors = tensors
+    Holds names and open files only, so that a checkpoint of any size needs the memory of its
+    largest tensor.
+    """
+
+    def __init__(self, files: Mapping[str, Any], source: str) -> None:
+        """Wrap open safetensors files, by the names of their tensors; see `read`."""
+        self._files = files
         self._source = source
-        self._taken: set[str] = set()
+        self._taken: dict[str, int] = {}  # name -> number of values
 
     @classmethod
     def read(cls, checkpoint: Path) -> "Weights":
-        """Read all tensors; 16-bit weights widen to float32.
+        """Open all files of a checkpoint.
 
         Raises:
             ArtifactError: there are no safetensors, or a file is damaged.
         """
-        tensors: dict[str, np.ndarray] = {}
+        files: dict[str, Any] = {}
         for path in weight_files(checkpoint):
             try:
-                with safe_open(path, framework="pt") as file:
-                    for name in file.keys():  # noqa: SIM118 - the file is no mapping
-                        tensors[name] = file.get_tensor(name).to(torch.float32).numpy()
+                file = safe_open(path, framework="pt")
+                files |= dict.fromkeys(file.keys(), file)
             except (SafetensorError, OSError) as error:
                 raise ArtifactError(f"{path}: not a readable safetensors file: {error}.") from error
-        return cls(tensors, str(checkpoint))
+        return cls(files, str(checkpoint))
 
     @property
     def parameters(self) -> int:
         """Number of values that the graph took."""
-        return sum(self._tensors[name].size for name in self._taken)
+        return sum(self._taken.values())
 
     def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """Give one tensor.
+        """Read one tensor; 16-bit weights widen to float32.
 
         Raises:
-            ArtifactError: the checkpoint has no such tensor, or one of another shape.
+            ArtifactError: the checkpoint has no such tensor, one of another shape, or one of
+                quantized values.
         """
-        if name not in self._tensors:
+        if name not in self._files:
             raise ArtifactError(f"{self._source}: tensor {name} is missing from the weights.")
-        found = self._tensors[name]
-        if found.shape != shape:
+        tensor: torch.Tensor = self._files[name].get_tensor(name)
+        if tuple(tensor.shape) != shape:
             raise ArtifactError(
-                f"{self._source}: tensor {name} must have shape {shape}, got {found.shape}."
+                f"{self._source}: tensor {name} must have shape {shape}, got {tuple(tensor.shape)}."
             )
-        self._taken.add(name)
-        return found
+        if tensor.dtype not in _DTYPES:
+            raise ArtifactError(
+                f"{self._source}: tensor {name} holds {tensor.dtype} values; supported: "
+                f"{', '.join(map(str, _DTYPES))}. Save the model without quantization."
+            )
+        self._taken[name] = tensor.numel()
+        values: np.ndarray = tensor.to(torch.float32).numpy()
+        return values
 
     def has(self, name: str) -> bool:
         """Whether the checkpoint holds this tensor."""
-        return name in self._tensors
+        return name in self._files
 
     def refuse_leftovers(self, *ignored: str) -> None:
         """Refuse a checkpoint with tensors that the graph did not use.
@@ -94,8 +110,8 @@ class Weights:
         Raises:
             ArtifactError: a tensor is left over, so the graph would not be the model.
         """
-        left = sorted(set(self._tensors) - self._taken - set(ignored))
-        left = [name for name in left if not name.endswith("rotary_emb.inv_freq")]
+        left = sorted(set(self._files) - set(self._taken) - set(ignored))
+        left = [name for name in left if not name.endswith(_BUFFERS)]
         if left:
             raise ArtifactError(
                 f"{self._source}: {len(left)} tensors have no place in the graph of this "

@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 
 from tests.tiny_model import VOCAB_SIZE, make_tiny_checkpoint, make_tiny_version
-from training.export.families import read_architecture
+from training.export.architecture import read_architecture
 from training.export.graph import write_graph
 from training.export.nodes import Precision
 from training.export.session import open_session

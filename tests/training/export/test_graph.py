@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from everloop.errors import ArtifactError
 from tests.tiny_model import make_tiny_checkpoint
-from training.export.families import read_architecture
+from training.export.architecture import read_architecture
 from training.export.graph import write_graph
 from training.export.nodes import Precision
 from training.export.weights import Weights

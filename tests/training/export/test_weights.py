@@ -71,19 +71,32 @@ def test_read_refuses_a_damaged_file(tmp_path: Path) -> None:
         Weights.read(tmp_path)
 
 
-def test_take_refuses_a_missing_tensor_and_a_wrong_shape() -> None:
-    weights = Weights({"a": np.zeros((2, 3), np.float32)}, "here")
+def write(folder: Path, **tensors: torch.Tensor) -> Weights:
+    save_file(tensors, folder / SINGLE_FILE)
+    return Weights.read(folder)
 
-    with pytest.raises(ArtifactError, match="here: tensor b is missing"):
+
+def test_take_refuses_a_missing_tensor_and_a_wrong_shape(tmp_path: Path) -> None:
+    weights = write(tmp_path, a=torch.zeros(2, 3))
+
+    with pytest.raises(ArtifactError, match="tensor b is missing"):
         weights.take("b", (1,))
     with pytest.raises(ArtifactError, match=r"a must have shape \(3, 2\), got \(2, 3\)"):
         weights.take("a", (3, 2))
 
 
-def test_refuse_leftovers_names_the_first_unused_tensor() -> None:
-    zeros = np.zeros(1, np.float32)
-    names = ("used", "head", "x.rotary_emb.inv_freq", "adapter.b", "adapter.a")
-    weights = Weights(dict.fromkeys(names, zeros), "here")
+def test_take_refuses_quantized_values(tmp_path: Path) -> None:
+    weights = write(tmp_path, a=torch.zeros(2, dtype=torch.int8))
+
+    with pytest.raises(
+        ArtifactError, match=r"a holds torch\.int8 values; supported: torch\.float32"
+    ):
+        weights.take("a", (2,))
+
+
+def test_refuse_leftovers_names_the_first_unused_tensor(tmp_path: Path) -> None:
+    names = ("used", "head", "x.rotary_emb.inv_freq", "h.0.attn.bias", "adapter.b", "adapter.a")
+    weights = write(tmp_path, **{name: torch.zeros(1) for name in names})
     weights.take("used", (1,))
 
     with pytest.raises(ArtifactError, match=r"2 tensors have no place .* first is adapter\.a"):

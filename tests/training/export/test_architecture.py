@@ -6,7 +6,8 @@ import pytest
 
 from everloop.errors import ArtifactError
 from tests.tiny_model import make_tiny_checkpoint
-from training.export.families import FAMILIES, read_architecture
+from training.export.architecture import Attention, AttentionLayer, read_architecture
+from training.export.families import FAMILIES
 
 
 def change_config(checkpoint: Path, **values: object) -> None:
@@ -20,8 +21,11 @@ def test_read_architecture_gives_names_and_sizes(tiny_checkpoint: Path) -> None:
 
     assert architecture.model_type == "qwen3"
     assert architecture.family.query_norm == "self_attn.q_norm"
-    assert (architecture.n_layer, architecture.n_head, architecture.n_kv_head) == (2, 4, 2)
-    assert (architecture.n_embd, architecture.head_dim, architecture.n_ff) == (64, 32, 96)
+    body = architecture.body
+    assert isinstance(body, Attention)
+    assert (architecture.n_layer, body.n_head, body.n_kv_head) == (2, 4, 2)
+    assert (architecture.n_embd, body.head_dim, body.n_ff) == (64, 32, 96)
+    assert body.layers == (AttentionLayer(32**-0.5, None, ""),) * 2
     assert architecture.is_tied
 
 
@@ -29,14 +33,14 @@ def test_read_architecture_derives_the_head_width(tmp_path: Path) -> None:
     checkpoint = make_tiny_checkpoint(tmp_path, family="llama")
     change_config(checkpoint, head_dim=None)
 
-    assert read_architecture(checkpoint).head_dim == 16
+    assert read_architecture(checkpoint).body.head_dim == 16
 
 
 def test_rotary_table_follows_theta(tmp_path: Path) -> None:
     settings = {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}
     checkpoint = make_tiny_checkpoint(tmp_path, family="llama", **settings)
 
-    cosines, sines = read_architecture(checkpoint).rotary_table(3)
+    cosines, sines = read_architecture(checkpoint).body.rotaries[""].table(3)
 
     assert cosines.shape == sines.shape == (3, 8)
     # Pair 4 of 8 turns by theta ** -0.5 = 0.1 radians per position.
@@ -50,17 +54,25 @@ def test_read_architecture_names_what_is_supported(tmp_path: Path) -> None:
 
     with pytest.raises(ArtifactError, match="MambaForCausalLM cannot be exported; supported: "):
         read_architecture(checkpoint)
-    assert sorted(FAMILIES) == ["LlamaForCausalLM", "Qwen3ForCausalLM"]
+    assert sorted(FAMILIES) == [
+        "GPT2LMHeadModel", "Gemma2ForCausalLM", "Gemma3ForCausalLM", "GemmaForCausalLM",
+        "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM",
+        "RnnForCausalLM",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"hidden_act": "gelu"}, "hidden_act gelu cannot be exported"),
+        ({"hidden_act": "mish"}, "activation mish cannot be exported; supported: silu, "),
+        ({"quantization_config": {"bits": 4}}, "quantization_config .* cannot be exported"),
+        ({"per_layer_config": {"0": {"head_dim": 8}}}, "per_layer_config .* cannot be exported"),
+        ({"use_bidirectional_attention": True}, "use_bidirectional_attention True cannot be"),
         ({"head_dim": 24}, "head_dim must be divisible by 16, got 24"),
+        ({"layer_types": ["full_attention", "chunked_attention"]}, "'chunked_attention'.* cannot"),
         (
-            {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 16},
-            "'sliding_attention'.* cannot be exported",
+            {"layer_types": ["full_attention", "sliding_attention"]},
+            "sliding_attention without a sliding_window",
         ),
         (
             {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},

@@ -1,0 +1,228 @@
+"""The sizes and settings of one checkpoint, read from its config.json.
+
+What the graph cannot express is refused here by name; nothing is ignored.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import PreTrainedConfig
+
+from everloop.errors import ArtifactError
+from training.export.families import FAMILIES, Family
+from training.export.rotary import Rotary, read_rotaries
+from training.pretrained import load_config
+
+# As the config names them: what the graph builder calls them.
+_ACTIVATIONS: Mapping[str, str] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+}
+_LAYER_TYPES = ("full_attention", "sliding_attention")
+# Settings that change the result and have no place in the graph, unless they are off.
+_REFUSED = (
+    "add_cross_attention",
+    "is_encoder_decoder",
+    "per_layer_config",
+    "quantization_config",
+    "use_bidirectional_attention",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionLayer:
+    """What may differ from layer to layer.
+
+    Attributes:
+        scale: on the products of queries and keys.
+        window: tokens that a token sees, itself included; None = all before it.
+        rotary: kind of its rotary table; None = heads are not rotated.
+    """
+
+    scale: float
+    window: int | None
+    rotary: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Layers of attention and MLP.
+
+    Attributes:
+        n_ff: width inside the MLP.
+        softcap: of the attention's scores; 0 = none.
+        rotaries: by kind of layer.
+    """
+
+    n_head: int
+    n_kv_head: int
+    head_dim: int
+    n_ff: int
+    activation: str
+    softcap: float
+    rotaries: Mapping[str, Rotary]
+    layers: tuple[AttentionLayer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrence:
+    """Recurrent layers."""
+
+    cell: Literal["lstm", "gru"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """One checkpoint's family, sizes and settings.
+
+    Attributes:
+        max_seq_len: tokens that the model was made for.
+        is_length_bound: whether more are impossible.
+        embedding_scale: on the embedding; 1 = none.
+        logits_softcap: 0 = none.
+    """
+
+    family: Family
+    model_type: str
+    n_layer: int
+    n_embd: int
+    vocab_size: int
+    max_seq_len: int
+    is_length_bound: bool
+    norm_epsilon: float
+    is_tied: bool
+    embedding_scale: float
+    logits_softcap: float
+    body: Attention | Recurrence
+
+
+def read_architecture(checkpoint: Path) -> Architecture:
+    """Read a Hugging Face config.json.
+
+    Raises:
+        ArtifactError: there is none, or the architecture or one of its settings is not supported.
+    """
+    path = checkpoint / "config.json"
+    raw = _read_json(path)
+    family = _family(path, raw)
+    try:
+        config = load_config(checkpoint)
+    except Exception as error:  # transformers' checks have no base of their own
+        reason = " ".join(str(error).split())
+        raise ArtifactError(f"{path}: transformers refuses it: {reason}.") from error
+    for name in _REFUSED:
+        if raw.get(name):
+            raise ArtifactError(f"{path}: {name} {raw[name]} cannot be exported.")
+    is_recurrent = family.recurrent is not None
+    return Architecture(
+        family=family,
+        model_type=config.cell if is_recurrent else config.model_type,
+        n_layer=config.num_hidden_layers,
+        n_embd=config.hidden_size,
+        vocab_size=config.vocab_size,
+        max_seq_len=config.max_position_embeddings,
+        is_length_bound=not is_recurrent,
+        norm_epsilon=_first(config, "rms_norm_eps", "layer_norm_epsilon", default=0.0),
+        is_tied=config.tie_word_embeddings,
+        embedding_scale=config.hidden_size**0.5 if family.scales_embedding else 1.0,
+        logits_softcap=getattr(config, "final_logit_softcapping", None) or 0.0,
+        body=Recurrence(config.cell) if is_recurrent else _attention(path, config),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ArtifactError(
+            f"{path.parent} is not a checkpoint: config.json is missing. Train or copy one there."
+        ) from error
+    except ValueError as error:
+        raise ArtifactError(f"{path}: not readable as JSON: {error}.") from error
+    return raw
+
+
+def _family(path: Path, raw: Mapping[str, Any]) -> Family:
+    names = raw.get("architectures") or [raw.get("model_type", "none named")]
+    if names[0] not in FAMILIES:
+        raise ArtifactError(
+            f"{path}: architecture {names[0]} cannot be exported; supported: "
+            f"{', '.join(sorted(FAMILIES))}."
+        )
+    return FAMILIES[names[0]]
+
+
+def _attention(path: Path, config: PreTrainedConfig) -> Attention:
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    rotaries = read_rotaries(path, config, head_dim)
+    return Attention(
+        n_head=heads,
+        n_kv_head=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=head_dim,
+        n_ff=_first(config, "intermediate_size", "n_inner", default=4 * config.hidden_size),
+        activation=_activation(path, config),
+        softcap=getattr(config, "attn_logit_softcapping", None) or 0.0,
+        rotaries=rotaries,
+        layers=tuple(
+            AttentionLayer(_scale(config, head_dim, layer), window, rotary)
+            for layer, (window, rotary) in enumerate(_layer_kinds(path, config, rotaries))
+        ),
+    )
+
+
+def _activation(path: Path, config: PreTrainedConfig) -> str:
+    name = _first(config, "hidden_activation", "hidden_act", "activation_function", default="none")
+    if name not in _ACTIVATIONS:
+        raise ArtifactError(
+            f"{path}: activation {name} cannot be exported; supported: {', '.join(_ACTIVATIONS)}."
+        )
+    return _ACTIVATIONS[name]
+
+
+def _scale(config: PreTrainedConfig, head_dim: int, layer: int) -> float:
+    if not getattr(config, "scale_attn_weights", True):
+        scale = 1.0
+    else:
+        scale = float(getattr(config, "query_pre_attn_scalar", head_dim) ** -0.5)
+    if getattr(config, "scale_attn_by_inverse_layer_idx", False):
+        scale /= layer + 1
+    return scale
+
+
+def _layer_kinds(
+    path: Path, config: PreTrainedConfig, rotaries: Mapping[str, Rotary]
+) -> list[tuple[int | None, str | None]]:
+    """Window and kind of rotary table of each layer."""
+    window = getattr(config, "sliding_window", None)
+    everywhere = "full_attention" if window is None else "sliding_attention"
+    kinds = getattr(config, "layer_types", None) or [everywhere] * config.num_hidden_layers
+    unknown = sorted(set(kinds) - set(_LAYER_TYPES))
+    if unknown:
+        raise ArtifactError(
+            f"{path}: layer_types {unknown} cannot be exported; supported: "
+            f"{', '.join(_LAYER_TYPES)}."
+        )
+    if window is None and "sliding_attention" in kinds:
+        raise ArtifactError(f"{path}: layer_types has sliding_attention without a sliding_window.")
+    only = "" if "" in rotaries else None
+    return [
+        (window if kind == "sliding_attention" else None, kind if kind in rotaries else only)
+        for kind in kinds
+    ]
+
+
+def _first(config: PreTrainedConfig, *names: str, default: Any) -> Any:
+    """The first of some fields that the config has a value for."""
+    values = (getattr(config, name, None) for name in names)
+    return next((value for value in values if value is not None), default)

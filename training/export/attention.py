@@ -1,0 +1,105 @@
+"""The attention of one layer, over packed tokens.
+
+Linear layers and norms see the packed tokens (T, …); only the attention operator sees the padded
+shape (B, S, …). Shapes as in `graph.py`.
+"""
+
+import numpy as np
+
+from training.export.architecture import Attention
+from training.export.modules import Modules
+from training.export.nodes import CONTRIB
+from training.export.state import layer_state
+
+
+class AttentionWriter:
+    """Writes the attention of every layer.
+
+    Args:
+        modules: of the checkpoint.
+        body: its attention.
+        positions: rows of the rotary tables.
+    """
+
+    def __init__(self, modules: Modules, body: Attention, positions: int) -> None:
+        self._modules = modules
+        self._body = body
+        for kind in dict.fromkeys(layer.rotary for layer in body.layers):
+            if kind is not None:
+                cosines, sines = body.rotaries[kind].table(positions)
+                modules.nodes.constant(_table(kind, "cos"), cosines)  # (positions, pairs)
+                modules.nodes.constant(_table(kind, "sin"), sines)
+
+    def write(self, layer: int, hidden: str) -> str:
+        """Attend from the normalized tokens (T, D); give the update of the residual (T, D)."""
+        body, nodes, prefix = self._body, self._modules.nodes, f"layers.{layer}.attention"
+        family, width = self._modules.architecture.family, self._modules.architecture.n_embd
+        query_width = body.n_head * body.head_dim
+        qkv = self._query_key_value(layer, hidden, f"{prefix}.qkv")  # (T, (H + 2G) K)
+        if family.query_norm and family.key_norm:
+            qkv = self._normalize_heads(layer, qkv, (family.query_norm, family.key_norm))
+        padded = nodes.gather(qkv, "pad_index", f"{prefix}.padded")  # (B, S, (H + 2G) K)
+        attended = self._attend(layer, padded, prefix)  # (B, S, H K)
+        rows = nodes.reshape(attended, [-1, query_width], f"{prefix}.rows")  # (B S, H K)
+        packed = nodes.gather(rows, "unpad_index", f"{prefix}.packed")  # (T, H K)
+        output = {self._modules.name(layer, family.attention_output): width}
+        return self._modules.linear(packed, output, query_width, f"{prefix}.output")  # (T, D)
+
+    def _query_key_value(self, layer: int, hidden: str, output: str) -> str:
+        body, architecture = self._body, self._modules.architecture
+        widths = [heads * body.head_dim for heads in self._heads]
+        names = architecture.family.query_key_value
+        if len(names) == 1:
+            widths = [sum(widths)]
+        modules = {
+            self._modules.name(layer, name): width
+            for name, width in zip(names, widths, strict=True)
+        }
+        return self._modules.linear(hidden, modules, architecture.n_embd, output)
+
+    def _normalize_heads(self, layer: int, qkv: str, norms: tuple[str, str]) -> str:
+        """Normalize query and key heads before their rotation; the operator's own input for it is
+        not honoured on the CPU.
+        """
+        modules, nodes, prefix = self._modules, self._modules.nodes, f"layers.{layer}.heads"
+        head_dim = self._body.head_dim
+        heads = nodes.reshape(qkv, [-1, sum(self._heads), head_dim], prefix)  # (T, H + 2G, K)
+        sizes = nodes.constant("head_counts", np.array(self._heads, np.int64))
+        query, key, value = (f"{prefix}.{part}" for part in ("query", "key", "value"))
+        nodes.add("Split", [heads, sizes], [query, key, value], axis=1)  # (T, H, K), 2 (T, G, K)
+        normed = [
+            modules.head_norm(part, modules.name(layer, norm), head_dim, f"{part}_norm")
+            for part, norm in zip((query, key), norms, strict=True)
+        ]
+        joined = nodes.add("Concat", [*normed, value], [f"{prefix}.joined"], axis=1)
+        width = sum(self._heads) * head_dim
+        return nodes.reshape(joined, [-1, width], f"{prefix}.qkv")  # (T, (H + 2G) K)
+
+    def _attend(self, layer: int, padded: str, output: str) -> str:
+        body, settings = self._body, self._body.layers[layer]
+        key, value = layer_state(self._modules.architecture, layer)
+        inputs = [padded, "", "", key.input, value.input, "seqlens_k", "total_len"]
+        rotary = settings.rotary
+        inputs += ["", ""] if rotary is None else [_table(rotary, "cos"), _table(rotary, "sin")]
+        inputs += [*[""] * 7, "query_seqlens"]
+        return self._modules.nodes.add(
+            "GroupQueryAttention",
+            inputs,
+            [output, key.output, value.output],
+            domain=CONTRIB,
+            num_heads=body.n_head,
+            kv_num_heads=body.n_kv_head,
+            scale=settings.scale,
+            softcap=body.softcap,
+            do_rotary=int(rotary is not None),
+            rotary_interleaved=0,
+            local_window_size=-1 if settings.window is None else settings.window,
+        )
+
+    @property
+    def _heads(self) -> list[int]:
+        return [self._body.n_head, self._body.n_kv_head, self._body.n_kv_head]
+
+
+def _table(kind: str, part: str) -> str:
+    return f"rotary.{kind}.{part}" if kind else f"rotary.{part}"

@@ -1,0 +1,83 @@
+"""Modules of a checkpoint as nodes: linear layers and norms, found by the names of the family."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from training.export.architecture import Architecture
+from training.export.nodes import Nodes
+from training.export.weights import Weights
+
+
+class Modules:
+    """Takes weights out of a checkpoint and writes the nodes that use them.
+
+    Attributes:
+        architecture: of the checkpoint.
+        nodes: the graph that grows.
+    """
+
+    def __init__(self, architecture: Architecture, weights: Weights, nodes: Nodes) -> None:
+        self.architecture = architecture
+        self.nodes = nodes
+        self._weights = weights
+
+    def name(self, layer: int, module: str) -> str:
+        """The full name of a layer's module."""
+        return f"{self.architecture.family.layer.format(layer=layer)}.{module}"
+
+    def take(self, name: str, *shape: int) -> np.ndarray:
+        """Take one tensor out of the checkpoint."""
+        return self._weights.take(name, shape)
+
+    def linear(self, x: str, modules: Mapping[str, int], width: int, output: str) -> str:
+        """Apply linear modules of one input width as one product.
+
+        Args:
+            x: (T, width).
+            modules: full names to numbers of outputs.
+            width: inputs.
+            output: (T, sum of the outputs).
+        """
+        matrix = np.concatenate([self._matrix(name, n, width) for name, n in modules.items()])
+        bias = None
+        if any(self._weights.has(f"{name}.bias") for name in modules):
+            bias = np.concatenate([self.take(f"{name}.bias", n) for name, n in modules.items()])
+        return self.nodes.linear(x, matrix, bias, f"{output}.weight", output)
+
+    def norm(self, x: str, module: str, output: str) -> str:
+        """Normalize the last axis as the family does."""
+        epsilon = self.architecture.norm_epsilon
+        weight = self._norm_weight(module, self.architecture.n_embd)
+        if self.architecture.family.norm == "layer":
+            return self.nodes.layer_norm(x, weight, self._norm_bias(module), epsilon, output)
+        return self.nodes.rms_norm(x, weight, epsilon, output)
+
+    def add_and_norm(self, residual: str, update: str, module: str, output: str) -> tuple[str, str]:
+        """Add an update to the residual; give the normalized sum and the sum."""
+        epsilon = self.architecture.norm_epsilon
+        weight = self._norm_weight(module, self.architecture.n_embd)
+        if self.architecture.family.norm == "layer":
+            bias = self._norm_bias(module)
+            return self.nodes.add_and_layer_norm(residual, update, weight, bias, epsilon, output)
+        return self.nodes.add_and_rms_norm(residual, update, weight, epsilon, output)
+
+    def head_norm(self, x: str, module: str, head_dim: int, output: str) -> str:
+        """Normalize each head of (T, heads, head_dim)."""
+        weight = self._norm_weight(module, head_dim)
+        return self.nodes.rms_norm(x, weight, self.architecture.norm_epsilon, output)
+
+    def _matrix(self, name: str, outputs: int, width: int) -> np.ndarray:
+        if self.architecture.family.is_transposed:
+            return self.take(f"{name}.weight", width, outputs).T
+        return self.take(f"{name}.weight", outputs, width)
+
+    def _norm_weight(self, module: str, width: int) -> str:
+        weight = self.take(f"{module}.weight", width)
+        if self.architecture.family.norm == "rms_plus_one":
+            weight = weight + 1
+        return self.nodes.constant(f"{module}.weight", weight)
+
+    def _norm_bias(self, module: str) -> str:
+        name = f"{module}.bias"
+        return self.nodes.constant(name, self.take(name, self.architecture.n_embd))
