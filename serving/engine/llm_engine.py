@@ -29,6 +29,7 @@ from serving.engine.row_sampler import SampledRow, sample_rows
 from serving.engine.sampling_params import SamplingParams
 from serving.engine.scheduler import ScheduledRow, Scheduler
 from serving.engine.sequence import FinishReason, GenerationResult, RequestOutput, Sequence
+from serving.engine.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class LLMEngine:
     Attributes:
         manifest: of the version.
         tokenizer: of the version.
+        vocabulary: the bytes of its tokens.
         chat_template: None for a model that only completes text.
     """
 
@@ -47,6 +49,7 @@ class LLMEngine:
     ) -> None:
         self.manifest = manifest
         self.tokenizer = load_tokenizer(folder, manifest)
+        self.vocabulary = Vocabulary(self.tokenizer)
         self.chat_template = load_chat_template(folder, manifest, self.tokenizer)
         self._tag = manifest.tag
         self._observe(observer)
@@ -143,7 +146,7 @@ class LLMEngine:
             list(prompt_token_ids),
             params,
             seed=secrets.randbits(64) if params.seed is None else params.seed,
-            detokenizer=Detokenizer(self.tokenizer, params.stop),
+            detokenizer=self._detokenizer(prompt_token_ids, params),
             arrival_time=time.monotonic() if arrival_time is None else arrival_time,
             tenant=tenant,
             deadline=deadline,
@@ -261,11 +264,19 @@ class LLMEngine:
             [self.manifest.special_tokens.pad_token_id] * num_tokens,
             SamplingParams(max_tokens=1, temperature=0.0),
             seed=0,
-            detokenizer=Detokenizer(self.tokenizer),
+            detokenizer=Detokenizer(self.vocabulary),
             arrival_time=0.0,
             slot=slot,
         )
         self._model_runner.run([ScheduledRow(probe, probe.token_ids, 1)])
+
+    def _detokenizer(self, prompt_token_ids: list[int], params: SamplingParams) -> Detokenizer:
+        return Detokenizer(
+            self.vocabulary,
+            params.stop,
+            min_tokens=params.min_tokens,
+            is_beginning=self.vocabulary.is_special(prompt_token_ids[-1]),
+        )
 
     def _logits_processor(
         self, prompt_token_ids: list[int], params: SamplingParams

@@ -1,14 +1,18 @@
 import random
+from typing import Any
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, models
 
-from serving.engine.detokenizer import Detokenizer
+from serving.engine.detokenizer import Detokenizer, token_bytes
+from serving.engine.vocabulary import Vocabulary
 from tests.serving.engine.conftest import byte_tokenizer
 
 
-def _feed(tokenizer: Tokenizer, token_ids: list[int], *stop: str) -> tuple[list[str], Detokenizer]:
-    detokenizer = Detokenizer(tokenizer, stop)
+def _feed(
+    tokenizer: Tokenizer, token_ids: list[int], *stop: str, **settings: Any
+) -> tuple[list[str], Detokenizer]:
+    detokenizer = Detokenizer(Vocabulary(tokenizer), stop, **settings)
     texts = []
     for token_id in token_ids:
         texts.append(detokenizer.add(token_id))
@@ -84,6 +88,26 @@ def test_flush_gives_what_was_held_for_a_stop_that_did_not_come() -> None:
     assert texts == ["a", "b", "", "\n"]
 
 
+def test_stop_that_is_complete_first_wins_wherever_token_borders_lie() -> None:
+    tokenizer = byte_tokenizer("abcdef!")
+    for token_ids in (_tokens(tokenizer, "abcdef!"), _tokens(tokenizer, *"abcdef!")):
+        texts, _ = _feed(tokenizer, token_ids, "abcdef", "cd", "def", "d")
+        assert "".join(texts) == "ab"
+
+
+def test_stop_inside_a_multi_byte_character_is_not_found() -> None:
+    # The bytes of "é" end with those that begin no character; no stop is looked for in bytes.
+    tokenizer = byte_tokenizer()
+    texts, detokenizer = _feed(tokenizer, tokenizer.encode("né🙂").ids, "\ufffd", "©")
+    assert ("".join(texts), detokenizer.is_stopped) == ("né🙂", False)
+
+
+def test_stop_before_min_tokens_is_not_looked_for() -> None:
+    tokenizer = byte_tokenizer()
+    texts, detokenizer = _feed(tokenizer, tokenizer.encode("a.b.c").ids, ".", min_tokens=2)
+    assert ("".join(texts), detokenizer.is_stopped) == ("a.b", True)
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_text_is_the_decoded_text_up_to_the_first_stop(seed: int) -> None:
     random_ = random.Random(seed)
@@ -103,3 +127,71 @@ def test_random_bytes_give_a_prefix_of_the_decoded_text(seed: int) -> None:
     token_ids = [random_.randrange(tokenizer.get_vocab_size()) for _ in range(80)]
     texts, _ = _feed(tokenizer, token_ids)
     assert tokenizer.decode(token_ids, skip_special_tokens=True).startswith("".join(texts))
+
+
+def _sentence_piece(*pieces: str, decoder: str = "llama") -> Tokenizer:
+    """`<s>`, one token per byte, then the pieces, as Llama 2, Gemma or Metaspace write them."""
+    tokens = ["<s>", *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
+    vocab = {token: number for number, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True))
+    tokenizer.add_special_tokens(["<s>"])
+    common = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = {
+        "llama": decoders.Sequence([*common, decoders.Strip(" ", 1, 0)]),
+        "gemma": decoders.Sequence(common),
+        "metaspace": decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()]),
+    }[decoder]
+    return tokenizer
+
+
+@pytest.mark.parametrize("decoder", ["llama", "gemma", "metaspace"])
+def test_byte_fallback_text_keeps_its_spaces_inside(decoder: str) -> None:
+    tokenizer = _sentence_piece("▁Hello", "▁w", "örld", decoder=decoder)
+    ids = [*_tokens(tokenizer, "▁Hello", "▁w", "örld"), 1 + 0xF0, 1 + 0x9F, 1 + 0x99, 1 + 0x82]
+    assert _feed(tokenizer, ids)[0] == [" Hello", " w", "örld", "", "", "", "🙂", ""]
+
+
+@pytest.mark.parametrize(
+    ("decoder", "expected"), [("llama", "Hello"), ("gemma", " Hello"), ("metaspace", "Hello")]
+)
+def test_space_of_the_notation_is_dropped_at_the_beginning_only(
+    decoder: str, expected: str
+) -> None:
+    tokenizer = _sentence_piece("▁Hello", decoder=decoder)
+    ids = _tokens(tokenizer, "▁Hello")
+    assert "".join(_feed(tokenizer, [0, *ids], is_beginning=True)[0]) == expected
+    assert tokenizer.decode(ids) == expected
+    assert "".join(_feed(tokenizer, ids)[0]) == " Hello"
+
+
+@pytest.mark.parametrize("decoder", ["llama", "gemma", "metaspace"])
+@pytest.mark.parametrize("seed", range(10))
+def test_byte_fallback_text_is_the_decoded_text(seed: int, decoder: str) -> None:
+    random_ = random.Random(seed)
+    tokenizer = _sentence_piece("▁a", "b", "▁", "é", "▁🙂", decoder=decoder)
+    ids = []
+    for _ in range(60):
+        if random_.random() < 0.3:
+            ids += [1 + byte for byte in random_.choice("aé🙂€").encode()]
+        else:
+            ids.append(random_.randrange(257, 262))
+    texts, _ = _feed(tokenizer, [tokenizer.token_to_id("b"), *ids])
+    assert "".join(texts) == tokenizer.decode([tokenizer.token_to_id("b"), *ids])
+
+
+def test_tokenizer_of_another_kind_is_decoded_by_its_library() -> None:
+    vocab = {"[UNK]": 0, "play": 1, "##ing": 2, "now": 3}
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.decoder = decoders.WordPiece()
+    assert "".join(_feed(tokenizer, [1, 2, 3])[0]) == "playing now"
+
+
+def test_token_bytes_are_those_of_the_tokens_text() -> None:
+    tokenizer = byte_tokenizer("né")
+    assert token_bytes(tokenizer, 0) == b"<|endoftext|>"
+    assert [token_bytes(tokenizer, i) for i in tokenizer.encode("é").ids] == [b"\xc3", b"\xa9"]
+    assert token_bytes(tokenizer, tokenizer.token_to_id("né")) == "né".encode()
+    assert token_bytes(tokenizer, 9_999) == b""
+    pieces = _sentence_piece("▁Hello")
+    assert token_bytes(pieces, 1 + 0x0A) == b"\n"
+    assert token_bytes(pieces, pieces.token_to_id("▁Hello")) == b" Hello"

@@ -7,6 +7,7 @@ from serving.engine.output_processor import OutputProcessor
 from serving.engine.row_sampler import SampledRow
 from serving.engine.sampling_params import SamplingParams
 from serving.engine.sequence import RequestTimes, Sequence, TokenLogprobs
+from serving.engine.vocabulary import Vocabulary
 from tests.serving.engine.conftest import RecordingObserver, byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -20,7 +21,7 @@ def _tokens(text: str) -> list[int]:
 
 def _sequence(**settings: object) -> Sequence:
     params = SamplingParams(**{"max_tokens": 9, **settings})  # type: ignore[arg-type]
-    detokenizer = Detokenizer(TOKENIZER, params.stop)
+    detokenizer = Detokenizer(Vocabulary(TOKENIZER), params.stop)
     return Sequence("a", _tokens("Hello"), params, 0, detokenizer, arrival_time=1.0)
 
 

@@ -9,15 +9,16 @@ from serving.engine.row_sampler import SampledRow, sample_rows
 from serving.engine.sampling_params import SamplingParams
 from serving.engine.scheduler import ScheduledRow
 from serving.engine.sequence import Sequence
+from serving.engine.vocabulary import Vocabulary
 
-TOKENIZER = Tokenizer(models.BPE(vocab={}, merges=[]))
+VOCABULARY = Vocabulary(Tokenizer(models.BPE(vocab={}, merges=[])))
 GREEDY = SamplingParams(max_tokens=8, temperature=0.0)
 
 
 def _row(tokens: list[int], *, computed: int, num_logits: int, drafts: int = 0) -> ScheduledRow:
     """The rest of a sequence whose last `drafts` tokens are only drafted."""
     known = tokens[: len(tokens) - drafts]
-    sequence = Sequence("a", known, GREEDY, 0, Detokenizer(TOKENIZER), 0.0)
+    sequence = Sequence("a", known, GREEDY, 0, Detokenizer(VOCABULARY), 0.0)
     sequence.num_computed_tokens = computed
     return ScheduledRow(sequence, tokens[computed:], num_logits)
 

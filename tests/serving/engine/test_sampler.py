@@ -12,8 +12,9 @@ from serving.engine.row_sampler import SampledRow, sample_rows
 from serving.engine.sampling_params import SamplingParams
 from serving.engine.scheduler import ScheduledRow
 from serving.engine.sequence import Sequence
+from serving.engine.vocabulary import Vocabulary
 
-TOKENIZER = Tokenizer(models.BPE(vocab={}, merges=[]))
+VOCABULARY = Vocabulary(Tokenizer(models.BPE(vocab={}, merges=[])))
 SETTINGS = [
     {"temperature": 0.0},
     {},
@@ -29,7 +30,7 @@ def _sequence(seed: int = 0, vocab_size: int = 1000, **settings: object) -> Sequ
     random = np.random.default_rng(seed)
     prompt = random.integers(0, vocab_size, 10).tolist()
     params = SamplingParams(**{"max_tokens": 99} | settings)
-    sequence = Sequence(str(seed), prompt, params, seed, Detokenizer(TOKENIZER), 0.0)
+    sequence = Sequence(str(seed), prompt, params, seed, Detokenizer(VOCABULARY), 0.0)
     if LogitsProcessor.is_needed(params):
         sequence.logits_processor = LogitsProcessor(params, prompt, [0, 2])
     return sequence

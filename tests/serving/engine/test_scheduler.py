@@ -11,14 +11,15 @@ from serving.engine.detokenizer import Detokenizer
 from serving.engine.sampling_params import SamplingParams
 from serving.engine.scheduler import Schedule, Scheduler
 from serving.engine.sequence import Sequence, SequenceStatus
+from serving.engine.vocabulary import Vocabulary
 
-TOKENIZER = Tokenizer(models.BPE(vocab={}, merges=[]))
+VOCABULARY = Vocabulary(Tokenizer(models.BPE(vocab={}, merges=[])))
 
 
 def _sequence(name: str, prompt: int) -> Sequence:
     first = sum(name.encode()) * 1000  # prompts share no prefix
     tokens = list(range(first, first + prompt))
-    return Sequence(name, tokens, SamplingParams(max_tokens=8), 0, Detokenizer(TOKENIZER), 0.0)
+    return Sequence(name, tokens, SamplingParams(max_tokens=8), 0, Detokenizer(VOCABULARY), 0.0)
 
 
 def _scheduler(slots: int = 4, budget: int = 32, width: int = 16) -> Scheduler:

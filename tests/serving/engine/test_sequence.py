@@ -3,10 +3,11 @@ from tokenizers import Tokenizer, models
 from serving.engine.detokenizer import Detokenizer
 from serving.engine.sampling_params import SamplingParams
 from serving.engine.sequence import GenerationResult, RequestOutput, RequestTimes, Sequence
+from serving.engine.vocabulary import Vocabulary
 
 
 def _sequence() -> Sequence:
-    detokenizer = Detokenizer(Tokenizer(models.BPE(vocab={}, merges=[])))
+    detokenizer = Detokenizer(Vocabulary(Tokenizer(models.BPE(vocab={}, merges=[]))))
     return Sequence("a", [5, 6, 7], SamplingParams(max_tokens=4), 0, detokenizer, 10.0)
 
 
