@@ -80,7 +80,7 @@ def train_run(
 ) -> Checkpoint:
     """Pre-train on the newest dataset, tune on its conversations, or both in a row."""
     from training.pretrain import pretrain
-    from training.sft import fine_tune
+    from training.tune import fine_tune
 
     model, pretraining = run.table("model", ModelConfig), run.table("pretrain", PretrainConfig)
     tuning = run.table("sft", SftConfig)

@@ -17,8 +17,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from everloop.errors import ConfigError
 
 TABLES = (
-    "data", "tokenizer", "model", "pretrain", "sft", "export", "engine", "server",
-    "store", "drift", "trigger", "feedback", "gate", "loop", "demo",
+    "data", "tokenizer", "model", "pretrain", "sft", "kto", "dpo", "export", "engine",
+    "server", "store", "drift", "trigger", "feedback", "gate", "loop", "demo",
 )  # fmt: skip
 
 

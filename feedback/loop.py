@@ -36,7 +36,7 @@ from training.answer_score import answer_score
 from training.config import SftConfig
 from training.dataset import read_rows
 from training.export.config import ExportConfig
-from training.sft import fine_tune
+from training.tune import fine_tune
 
 logger = logging.getLogger(__name__)
 

@@ -41,8 +41,8 @@ ALLOWED = {
     },
     "training": {
         "accelerate", "datasets", "datatrove", "filelock", "fsspec", "ftfy", "jinja2", "loguru",
-        "numpy", "onnx", "onnxruntime", "plotly", "py3langid", "pyarrow", "pydantic", "pypdf",
-        "ray", "rich", "sacrebleu", "safetensors", "tokenizers", "torch", "trafilatura",
+        "numpy", "onnx", "onnxruntime", "peft", "plotly", "py3langid", "pyarrow", "pydantic",
+        "pypdf", "ray", "rich", "sacrebleu", "safetensors", "tokenizers", "torch", "trafilatura",
         "transformers", "trl", "warcio", "xxhash", "zstandard",
     },
     "serving": {

@@ -42,12 +42,14 @@ class BudgetCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Start the clock of a step."""
+        self._budget.tick()
         self._step_start = self._budget.clock()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Stop when the next step would overrun; validate and save what there is."""
+        self._budget.tick()
         self._step_seconds = max(0.5 * self._step_seconds, self._budget.clock() - self._step_start)
         if self._budget.is_spent(state.global_step, self._step_seconds):
             control.should_training_stop = True

@@ -1,4 +1,4 @@
-"""Training on a CPU: threads, number format and allocator, set for as long as a run lasts."""
+"""The machine while a run lasts: threads, number format and allocator of the CPU."""
 
 import ctypes
 import platform
@@ -35,13 +35,19 @@ def training_session(num_threads: int | None) -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def autocast() -> AbstractContextManager[Any]:
-    """bf16 matrix products on CPUs that have them (AVX512-BF16, AMX); fp32 elsewhere."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=has_bf16())
+def autocast(device: str = "cpu") -> AbstractContextManager[Any]:
+    """bf16 matrix products on processors that have them (AVX512-BF16, AMX, GPUs); fp32 elsewhere.
+
+    Args:
+        device: cpu or cuda.
+    """
+    return torch.autocast(device, torch.bfloat16, enabled=has_bf16(device))
 
 
-def has_bf16() -> bool:
-    """Whether this CPU computes in bf16 rather than imitating it."""
+def has_bf16(device: str = "cpu") -> bool:
+    """Whether the processor computes in bf16 rather than imitating it."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 

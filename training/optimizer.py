@@ -1,17 +1,23 @@
-"""Muon for the matrices inside layers and AdamW for the rest, as one torch optimizer.
+"""The optimizers: Muon with AdamW, AdamW alone, SGD; all are torch's own.
 
-One object, because a trainer saves, restores and schedules exactly one. Both algorithms are torch's
-own; this class only deals out the parameters.
+Weight decay acts on the matrices inside layers; embeddings, head, norms and biases go without. Muon
+with AdamW is one object, because a trainer saves, restores and schedules exactly one.
 
 Source: Muon, https://kellerjordan.github.io/posts/muon/
 """
 
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import SGD, AdamW, Muon, Optimizer
+
+from training.models import LearningRates
+
+# Embeddings and heads as transformers' architectures name them.
+_AROUND_LAYERS = re.compile(r"embed|lm_head|\b(wte|wpe)\b")
 
 
 class MuonAdamW(Optimizer):
@@ -65,8 +71,29 @@ class MuonAdamW(Optimizer):
         self._muon.state = self._adamw.state = self.state
 
 
+def make_optimizer(model: nn.Module, rates: LearningRates, weight_decay: float) -> Optimizer:
+    """Make the optimizer whose learning rates are given."""
+    matrices, others = split_parameters(model)
+    if rates.muon is not None and rates.adamw is not None:
+        return MuonAdamW(
+            matrices,
+            others,
+            muon_learning_rate=rates.muon,
+            adamw_learning_rate=rates.adamw,
+            weight_decay=weight_decay,
+        )
+    groups = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if rates.sgd is not None:
+        return SGD(groups, lr=rates.sgd, momentum=0.9, nesterov=True)
+    return AdamW(groups, lr=cast(float, rates.adamw), betas=(0.9, 0.99), fused=True)
+
+
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Sort trainable parameters into matrices inside layers (Muon) and all others (AdamW).
+    """Sort trainable parameters into matrices inside layers and all others.
 
     A tied embedding and head is one parameter, and an embedding.
     """
@@ -74,6 +101,6 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
     others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            inside = parameter.ndim == 2 and ".layers." in f".{name}"
+            inside = parameter.ndim == 2 and not _AROUND_LAYERS.search(name)
             (matrices if inside else others).append(parameter)
     return matrices, others

@@ -1,33 +1,35 @@
 """Pre-training: packed token windows in, a checkpoint in Hugging Face's format out.
 
-The loop is transformers' Trainer with this project's recipe (training/recipe.py). A run that was
-interrupted continues from its last saved state, a finished one is returned as it is.
+From random weights, or from a checkpoint (transfer). The loop is transformers' Trainer with this
+project's recipe (training/recipe.py).
 """
 
-import logging
+import math
 from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 from rich.progress import Progress
 from torch.utils.data import SequentialSampler
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from everloop.errors import DataError
 from everloop.manifest import DatasetRef
-from training.checkpoint import Checkpoint, write_sidecar
+from training.checkpoint import Checkpoint, read_checkpoint
 from training.config import ModelConfig, PretrainConfig
-from training.cpu import training_session
-from training.models import SHAPES, build_model, learning_rates
-from training.recipe import RecipeMixin, prepare, train, trainer_arguments
-from training.run_folder import RunFolder, open_run
+from training.distributed import device_of, world_size
+from training.models import add_dropout, build_model, learning_rates
+from training.recipe import NextTokenLoss, RecipeMixin, trainer_arguments
+from training.run_folder import RunFolder
+from training.runner import Job, Metrics, carry_out, deciding, limit_tokens
 from training.schedule import Budget
 from training.shards import SPLITS, TokenShard
 from training.tokens import TokenizerFolder
+from training.transfer import load_for_vocabulary
 from training.windows import TrainingWindows, ValidationWindows
 
-logger = logging.getLogger(__name__)
+# A checkpoint knows a language already: its weights are moved less than random ones.
+TRANSFER_RATIO = 0.3
 
 
 def pretrain(
@@ -37,55 +39,58 @@ def pretrain(
     model: ModelConfig,
     config: PretrainConfig,
     *,
+    parent: Path | None = None,
     datasets: Sequence[DatasetRef] = (),
     progress: Progress | None = None,
-    callbacks: Sequence[TrainerCallback] = (),
 ) -> Checkpoint:
-    """Train a model from random weights on token shards.
+    """Train a model on token shards.
 
     Args:
         shards: folder of `training.shards`, made with this tokenizer.
         run: the run's folder; an unfinished run of the same settings is continued.
-        datasets: for the lineage.
+        model: size of a new model; of a parent's, only the context length counts.
+        parent: checkpoint folder to start from instead of random weights.
+        datasets: for the lineage; the parent's come before them.
         progress: where to show a bar.
-        callbacks: further callbacks of the Trainer.
 
     Raises:
         DataError: the shards belong to another tokenizer, or are shorter than one window.
-        ConfigError: another process trains in the folder, or it belongs to other settings.
-        EverloopError: the loss became infinite or no number.
+        ArtifactError: the parent was changed, or is no causal language model.
+        ConfigError: another process trains in the folder, it belongs to other settings, or the
+            context is longer than the parent's.
+        EverloopError: the loss diverged before a state was saved, or a state cannot be saved.
     """
-    budget = Budget(config.max_steps, None if config.minutes is None else config.minutes * 60)
     folder = TokenizerFolder.read(tokenizer)
     tokens = {split: _open_shard(shards, split, folder, model.context_length) for split in SPLITS}
-    settings = _settings(model, config, tokens["train"])
-    with open_run(run, settings) as opened, training_session(config.num_threads):
-        if opened.finished is not None:
-            return opened.finished
-        network = build_model(model, folder.vocab_size, folder.special, config.seed)
-        trainer = _trainer(network, tokens, opened, model, config, budget)
-        prepare(trainer, opened, "pre-train", progress)
-        for callback in callbacks:
-            trainer.add_callback(callback)
-        metrics = train(trainer, opened)
-        metrics["val_bpb"] = metrics["val_loss"] / np.log(2) / tokens["validation"].bytes_per_token
+    start = None if parent is None else read_checkpoint(parent)
 
-        def write(partial: Path) -> None:
-            network.save_pretrained(partial)
-            folder.copy_to(partial)
-            write_sidecar(
-                partial,
-                datasets=datasets,
-                config=settings,
-                seed=config.seed,
-                parent=None,
-                metrics=metrics,
-            )
+    def make_trainer(opened: RunFolder, budget: Budget) -> PretrainTrainer:
+        if parent is None:
+            network = build_model(model, folder.vocab_size, folder.special, config.seed)
+        else:
+            network = load_for_vocabulary(parent, folder, model.context_length, device_of(config))
+        add_dropout(network, config.dropout)
+        ratio = 1.0 if parent is None else TRANSFER_RATIO
+        return _trainer(network, tokens, opened, model, config, budget, ratio)
 
-        return opened.finish(write)
+    def add_metrics(metrics: Metrics) -> Metrics:
+        val_bpb = metrics["val_loss"] / math.log(2) / tokens["validation"].bytes_per_token
+        return {**metrics, "val_bpb": val_bpb}
+
+    before = () if start is None else start.record.datasets
+    job = Job(
+        title="pre-train",
+        settings=_settings(model, config, tokens["train"], start),
+        config=config,
+        make_trainer=make_trainer,
+        add_metrics=add_metrics,
+        tokenizer=folder,
+        datasets=(*before, *datasets),
+    )
+    return carry_out(job, run, progress)
 
 
-class PretrainTrainer(RecipeMixin, Trainer):
+class PretrainTrainer(NextTokenLoss, RecipeMixin, Trainer):
     """A Trainer that reads the windows in their own order."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
@@ -99,8 +104,12 @@ def _trainer(
     model: ModelConfig,
     config: PretrainConfig,
     budget: Budget,
+    ratio: float,
 ) -> PretrainTrainer:
-    rows_per_step = config.device_batch_size * config.grad_accum_steps
+    rows_per_step = config.device_batch_size * config.grad_accum_steps * world_size()
+    tokens_per_step = rows_per_step * model.context_length
+    limit_tokens(budget, config, tokens_per_step)
+    separator = network.config.bos_token_id if config.mask_documents else None
     trainer = PretrainTrainer(
         model=network,
         args=TrainingArguments(
@@ -111,15 +120,14 @@ def _trainer(
             model.context_length,
             length=budget.trainer_steps * rows_per_step,
             seed=config.seed,
+            separator=separator,
         ),
         eval_dataset=ValidationWindows(
-            tokens["validation"].windows(model.context_length), config.eval_windows
+            tokens["validation"].windows(model.context_length), config.eval_windows, separator
         ),
     )
-    trainer.recipe = config
-    trainer.rates = learning_rates(SHAPES[model.size].n_embd, config)
-    trainer.budget = budget
-    trainer.tokens_per_step = rows_per_step * model.context_length
+    rates = learning_rates(network.config.hidden_size, config, ratio)
+    trainer.equip(config, rates, budget, tokens_per_step)
     return trainer
 
 
@@ -146,12 +154,15 @@ def _open_shard(
     return shard
 
 
-def _settings(model: ModelConfig, config: PretrainConfig, shard: TokenShard) -> dict[str, str]:
+def _settings(
+    model: ModelConfig, config: PretrainConfig, shard: TokenShard, parent: Checkpoint | None
+) -> dict[str, str]:
     """Everything that decides the weights, as text."""
     return {
         "kind": "pretrain",
         "shards": shard.dataset_id,
         "tokenizer": shard.tokenizer_sha256,
+        **({} if parent is None else {"parent_sha256": parent.sha256}),
         **{f"model.{key}": str(value) for key, value in model.model_dump().items()},
-        **{f"pretrain.{key}": str(value) for key, value in config.model_dump().items()},
+        **deciding("pretrain", config),
     }

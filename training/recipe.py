@@ -1,16 +1,18 @@
-"""What pre-training and fine-tuning do alike on top of transformers' Trainer.
+"""What all methods do alike on top of transformers' Trainer.
 
-Muon with AdamW, a learning rate that follows the budget, bf16 where the CPU computes in it, a stop
-when the loss is no number any more. The loop itself is the Trainer's.
+The optimizer and a learning rate that follows the budget, bf16 where the processor computes in it,
+a stop when the loss diverges, states that are whole or not there. The loop is the Trainer's.
 """
 
 import logging
-import math
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from rich.progress import Progress
+from safetensors import SafetensorError
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback
 
@@ -18,39 +20,53 @@ from everloop.errors import EverloopError
 from training.callbacks import BudgetCallback, HistoryCallback, ProgressCallback
 from training.config import OptimizerConfig
 from training.cpu import autocast
-from training.optimizer import MuonAdamW, split_parameters
+from training.distributed import (
+    device_of,
+    is_main_process,
+    mean_over_processes,
+    world_size,
+)
+from training.guard import DivergedError, LossGuard
+from training.models import LearningRates
+from training.optimizer import make_optimizer
+from training.reporters import reporters
 from training.run_folder import RunFolder
 from training.schedule import Budget, learning_rate_scale
+from training.status import StatusCallback
 
 logger = logging.getLogger(__name__)
 
 
 class RecipeMixin:
-    """Overrides of a Trainer; set `recipe` before training starts.
+    """Overrides of a Trainer; `equip` sets its attributes before training starts.
 
     Stands before a Trainer class in the bases of a subclass.
     """
 
+    args: Any
     model: Any
     optimizer: Any
     lr_scheduler: Any
     state: Any
     recipe: OptimizerConfig
-    rates: tuple[float, float]
+    rates: LearningRates
     budget: Budget
     tokens_per_step: float
+    guard: LossGuard
 
-    def create_optimizer(self, model: Any = None) -> MuonAdamW:
-        """Muon for matrices inside layers, AdamW for the rest."""
+    def equip(
+        self, recipe: OptimizerConfig, rates: LearningRates, budget: Budget, tokens_per_step: float
+    ) -> None:
+        """Set what the run is to do."""
+        self.recipe, self.rates, self.budget = recipe, rates, budget
+        self.tokens_per_step = tokens_per_step
+        self.guard = LossGuard()
+
+    def create_optimizer(self, model: Any = None) -> Optimizer:
+        """The optimizer of the recipe."""
         if self.optimizer is None:
-            matrices, others = split_parameters(self.model if model is None else model)
-            self.optimizer = MuonAdamW(
-                matrices,
-                others,
-                muon_learning_rate=self.rates[0],
-                adamw_learning_rate=self.rates[1],
-                weight_decay=self.recipe.weight_decay,
-            )
+            network = self.model if model is None else model
+            self.optimizer = make_optimizer(network, self.rates, self.recipe.weight_decay)
         return self.optimizer
 
     def create_scheduler(
@@ -58,28 +74,70 @@ class RecipeMixin:
         num_training_steps: int,  # noqa: ARG002 - the budget knows better
         optimizer: Any = None,
     ) -> LambdaLR:
-        """Warm-up, then a cosine over the budget, be it steps or seconds."""
+        """Warm-up, then the schedule over the budget, be it steps or seconds."""
 
         def scale(step: int) -> float:
-            return learning_rate_scale(
-                step,
-                self.budget.fraction(step),
-                warmup_steps=self.recipe.warmup_steps,
-                final_ratio=self.recipe.final_learning_rate_ratio,
-            )
+            return learning_rate_scale(step, self.budget.fraction(step), self.recipe)
 
         if self.lr_scheduler is None:
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, scale)
         return self.lr_scheduler
 
     def compute_loss_context_manager(self) -> ExitStack:
-        """Compute in bf16 where the CPU does.
+        """Compute in bf16 where the processor does.
 
         Not through the Trainer's own switch: that one copies all logits to fp32 once more.
         """
         stack: ExitStack = super().compute_loss_context_manager()  # type: ignore[misc]
-        stack.enter_context(autocast())
+        stack.enter_context(autocast(self.args.device.type))
         return stack
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Train on one batch.
+
+        Raises:
+            DivergedError: the loss is not finite, or far worse than it was.
+        """
+        loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
+        mean = mean_over_processes(loss.item() * self.recipe.grad_accum_steps)
+        self.guard.check(mean, self.state.global_step + 1)
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add seconds and tokens to every entry of the history."""
+        logs["seconds"] = round(self.budget.elapsed, 3)
+        logs["tokens"] = round(self.state.global_step * self.tokens_per_step)
+        super().log(logs, start_time)  # type: ignore[misc]
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Save a state; the previous one stays until this one is whole.
+
+        Raises:
+            EverloopError: the disk is full, or the folder cannot be written.
+        """
+        try:
+            super()._save_checkpoint(*args, **kwargs)  # type: ignore[misc]
+        except (OSError, RuntimeError, SafetensorError) as error:
+            run = RunFolder(Path(self.args.output_dir).parent)
+            last = run.last_state
+            kept = f"The state of {last.name} is whole" if last else "No earlier state exists"
+            raise EverloopError(
+                f"run {run.path.name}: the state of step {self.state.global_step} could not be "
+                f"saved ({error}). {kept}; make room on the disk and start the run again."
+            ) from error
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """A tied head is not in the file, rightly; everything else is worth its warning."""
+        tied = {"lm_head.weight"} if self.model.config.tie_word_embeddings else set()
+        load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
+        super()._issue_warnings_after_load(load_result)  # type: ignore[misc]
+
+
+class NextTokenLoss:
+    """Overrides of a Trainer whose model predicts the next token; stands before RecipeMixin."""
+
+    model: Any
+    recipe: Any
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any
@@ -90,42 +148,38 @@ class RecipeMixin:
         GPUs, but on a CPU its backward pass takes several times as long as the whole head (330 ms
         instead of 90 ms for 4,096 tokens).
         """
-        return Trainer.compute_loss(
-            cast(Trainer, self), model, {**inputs, "use_cache": False}, *args, **kwargs
+        inputs = {**inputs, "use_cache": False}
+        if self.model.training and self.recipe.label_smoothing:
+            return self._smoothed_loss(model, inputs, kwargs.get("num_items_in_batch"))
+        return Trainer.compute_loss(cast(Trainer, self), model, inputs, *args, **kwargs)
+
+    def _smoothed_loss(
+        self, model: Any, inputs: dict[str, Any], items: torch.Tensor | int | None
+    ) -> torch.Tensor:
+        """Cross-entropy against targets that are smoothed; validation is not smoothed."""
+        labels = inputs.pop("labels")
+        shifted = inputs.pop("shift_labels", None)
+        logits = model(**inputs).logits  # (B, T, V)
+        if shifted is None:
+            logits, shifted = logits[:, :-1], labels[:, 1:]
+        total = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1).float(),
+            shifted.flatten(),
+            label_smoothing=self.recipe.label_smoothing,
+            reduction="sum",
         )
-
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Train on one batch.
-
-        Raises:
-            EverloopError: the loss is not finite.
-        """
-        loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
-        if not math.isfinite(loss.item()):
-            raise EverloopError(
-                f"training: the loss became {loss.item()} at step {self.state.global_step + 1}. "
-                "Lower muon_learning_rate or adamw_learning_rate and start a new run."
-            )
-        return loss
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add seconds and tokens to every entry of the history."""
-        logs["seconds"] = round(self.budget.elapsed, 3)
-        logs["tokens"] = round(self.state.global_step * self.tokens_per_step)
-        super().log(logs, start_time)  # type: ignore[misc]
-
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """A tied head is not in the file, rightly; everything else is worth its warning."""
-        tied = {"lm_head.weight"} if self.model.config.tie_word_embeddings else set()
-        load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
-        super()._issue_warnings_after_load(load_result)  # type: ignore[misc]
+        return total / ((shifted != -100).sum() if items is None else items)
 
 
 def trainer_arguments(config: OptimizerConfig, run: RunFolder, budget: Budget) -> dict[str, Any]:
-    """The arguments that both trainers share; validation and saving go together."""
+    """The arguments that all trainers share; validation and saving go together."""
+    device = device_of(config)
+    sharding = {"fsdp": "full_shard", "fsdp_config": {"fsdp_version": 2}}
     return {
         "output_dir": str(run.trainer),
-        "use_cpu": True,
+        "use_cpu": device == "cpu",
+        "ddp_backend": "gloo" if device == "cpu" and world_size() > 1 else None,
+        **(sharding if config.parallel == "fsdp" else {}),
         "bf16": False,
         "max_steps": budget.trainer_steps,
         "per_device_train_batch_size": config.device_batch_size,
@@ -147,22 +201,28 @@ def trainer_arguments(config: OptimizerConfig, run: RunFolder, budget: Budget) -
         "logging_nan_inf_filter": False,
         "report_to": "none",
         "disable_tqdm": True,
-        "dataloader_pin_memory": False,
+        "dataloader_pin_memory": device != "cpu",
+        "ddp_find_unused_parameters": False,
         "seed": config.seed,
         "data_seed": config.seed,
     }
 
 
 def prepare(trainer: Any, run: RunFolder, title: str, progress: Progress | None) -> None:
-    """Give a trainer its callbacks: budget, early stopping, history and, if asked for, a bar."""
+    """Give a trainer its callbacks: budget, early stopping, and what shows how it is going."""
     trainer.remove_callback(PrinterCallback)
     callbacks: list[TrainerCallback] = [
         BudgetCallback(trainer.budget),
         EarlyStoppingCallback(early_stopping_patience=trainer.recipe.patience),
-        HistoryCallback(run.history),
     ]
-    if progress is not None:
-        callbacks.append(ProgressCallback(progress, title, trainer.budget))
+    if is_main_process():
+        callbacks += [
+            HistoryCallback(run.history),
+            StatusCallback(run.path / "status.json", title, trainer.budget),
+            *reporters(trainer.recipe, run.path),
+        ]
+        if progress is not None:
+            callbacks.append(ProgressCallback(progress, title, trainer.budget))
     for callback in callbacks:
         trainer.add_callback(callback)
 
@@ -171,12 +231,25 @@ def train(trainer: Any, run: RunFolder) -> dict[str, float]:
     """Train from the start, or from the last saved state; the best weights stand at the end.
 
     Returns:
-        val_loss of the best weights, best_step, steps, tokens, seconds.
+        val_loss of the best weights, best_step, steps, tokens, seconds; diverged_step when the loss
+        diverged and an earlier state was taken instead.
+
+    Raises:
+        DivergedError: the loss diverged before the first state was saved.
+        EverloopError: a state could not be saved.
     """
     last = run.last_state
     if last is not None:
         logger.info("run=%s resumes from %s", run.path.name, last.name)
-    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    diverged: dict[str, float] = {}
+    try:
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    except DivergedError as error:
+        if trainer.state.best_model_checkpoint is None:
+            raise
+        logger.warning("%s The best saved state is kept.", error)
+        trainer._load_best_model()
+        diverged["diverged_step"] = float(error.step)
     state = trainer.state
     return {
         "val_loss": float(state.best_metric),
@@ -184,4 +257,5 @@ def train(trainer: Any, run: RunFolder) -> dict[str, float]:
         "steps": float(state.global_step),
         "tokens": float(round(state.global_step * trainer.tokens_per_step)),
         "seconds": round(trainer.budget.elapsed, 3),
+        **diverged,
     }

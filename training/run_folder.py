@@ -4,7 +4,10 @@ run.lock              held while a process trains here
 run.json              the settings; a run is not continued under others
 trainer/              saved states of an unfinished run
 history.jsonl         losses
+status.json           how far it is
+tensorboard/          event files, if asked for
 checkpoint/           the result
+report.html, .json    the report about it
 """
 
 import json
@@ -18,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from everloop.errors import ConfigError
 from training.checkpoint import Checkpoint, read_checkpoint
+from training.distributed import barrier, is_main_process
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +43,12 @@ class RunFolder:
     @property
     def last_state(self) -> Path | None:
         """The newest complete saved state, or None in a new run."""
-        # trainer_state.json is written last, so a folder that has it is complete.
-        states = [file.parent for file in self.trainer.glob("checkpoint-*/trainer_state.json")]
+        # trainer_state.json is written last, so a folder in which it is whole is complete.
+        states = [
+            file.parent
+            for file in self.trainer.glob("checkpoint-*/trainer_state.json")
+            if _is_whole(file)
+        ]
         return max(states, key=lambda state: int(state.name.split("-")[1]), default=None)
 
     @property
@@ -50,13 +58,18 @@ class RunFolder:
         return read_checkpoint(folder) if folder.is_dir() else None
 
     def finish(self, write: Callable[[Path], None]) -> Checkpoint:
-        """Write the result under a temporary name, put it in place, drop the saved states."""
-        partial = self.path / "checkpoint.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        write(partial)
-        partial.rename(self.path / "checkpoint")
-        shutil.rmtree(self.trainer, ignore_errors=True)
+        """Write the result under a temporary name, put it in place, drop the saved states.
+
+        Of several processes, one writes and the others wait for it.
+        """
+        if is_main_process():
+            partial = self.path / "checkpoint.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            write(partial)
+            partial.rename(self.path / "checkpoint")
+            shutil.rmtree(self.trainer, ignore_errors=True)
+        barrier()
         return read_checkpoint(self.path / "checkpoint")
 
 
@@ -64,10 +77,15 @@ class RunFolder:
 def open_run(path: Path, settings: Mapping[str, str]) -> Iterator[RunFolder]:
     """Take the folder of a new run, or of the same run that was interrupted.
 
+    Of several processes that train together, one takes it for all.
+
     Raises:
         ConfigError: another process trains here, or the folder belongs to a run of other settings.
     """
     path.mkdir(parents=True, exist_ok=True)
+    if not is_main_process():
+        yield RunFolder(path)
+        return
     lock = FileLock(path / "run.lock")
     try:
         lock.acquire(timeout=0)
@@ -96,3 +114,12 @@ def _check_settings(file: Path, settings: Mapping[str, str]) -> None:
                 f"run folder {file.parent} was started with {key} = {old}, now it is {new}. "
                 "Name another run, or delete the folder."
             )
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a JSON file was written to its end."""
+    try:
+        json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True

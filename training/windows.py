@@ -1,7 +1,8 @@
 """Packed token windows for pre-training: which tokens a step sees, as a function of seed and index.
 
 A window of T + 1 tokens gives T inputs and T targets, each input's target being the next token.
-Windows run over document borders; the separator token stands there.
+Windows run over document borders; the separator token stands there and begins the next document:
+positions count anew from it, and models let no token see beyond the beginning of its document.
 """
 
 import numpy as np
@@ -22,9 +23,19 @@ class TrainingWindows(Dataset[Example]):
     Args:
         tokens: the flat shard, at least `context_length` + 1 tokens.
         length: how many items to offer, any number of epochs.
+        separator: token between documents; None lets them see one another.
     """
 
-    def __init__(self, tokens: Tokens, context_length: int, *, length: int, seed: int) -> None:
+    def __init__(
+        self,
+        tokens: Tokens,
+        context_length: int,
+        *,
+        length: int,
+        seed: int,
+        separator: int | None = None,
+    ) -> None:
+        self._separator = separator
         self._tokens = tokens
         self._context_length = context_length
         self._length = length
@@ -42,7 +53,8 @@ class TrainingWindows(Dataset[Example]):
             self._starts = self._deal(epoch)
             self._epoch = epoch
         start = int(self._starts[position])
-        return as_example(self._tokens[start : start + self._context_length + 1])
+        window = self._tokens[start : start + self._context_length + 1]
+        return as_example(window, self._separator)
 
     def _deal(self, epoch: int) -> npt.NDArray[np.int64]:
         generator = np.random.default_rng((self._seed, epoch))
@@ -57,9 +69,11 @@ class ValidationWindows(Dataset[Example]):
     Args:
         windows: all windows, [N, T + 1].
         count: how many to take at most.
+        separator: token between documents; None lets them see one another.
     """
 
-    def __init__(self, windows: Tokens, count: int) -> None:
+    def __init__(self, windows: Tokens, count: int, separator: int | None = None) -> None:
+        self._separator = separator
         chosen = np.linspace(0, len(windows) - 1, min(count, len(windows))).round().astype(np.int64)
         self._windows = windows[chosen]
 
@@ -67,10 +81,23 @@ class ValidationWindows(Dataset[Example]):
         return len(self._windows)
 
     def __getitem__(self, index: int) -> Example:
-        return as_example(self._windows[index])
+        return as_example(self._windows[index], self._separator)
 
 
-def as_example(window: Tokens) -> Example:
-    """Turn T + 1 tokens into T inputs with T targets that need no further shift."""
+def as_example(window: Tokens, separator: int | None = None) -> Example:
+    """Turn T + 1 tokens into T inputs with T targets that need no further shift.
+
+    With a separator, positions within documents come along: they tell models where one begins.
+    """
     ids: npt.NDArray[np.int64] = window.astype(np.int64)
-    return {"input_ids": ids[:-1], "labels": ids[1:], "shift_labels": ids[1:]}
+    example = {"input_ids": ids[:-1], "labels": ids[1:], "shift_labels": ids[1:]}
+    if separator is not None:
+        example["position_ids"] = document_positions(ids[:-1], separator)
+    return example
+
+
+def document_positions(ids: npt.NDArray[np.int64], separator: int) -> npt.NDArray[np.int64]:
+    """Count positions from each separator on, (T,): [5, 6, S, 7, 8] gives [0, 1, 0, 1, 2]."""
+    places = np.arange(len(ids))
+    starts = np.where(ids == separator, places, 0)
+    return places - np.maximum.accumulate(starts)

@@ -70,3 +70,20 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Pa
         metrics={"val_loss": 6.2},
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_recurrent_checkpoint(
+    tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path
+) -> Path:
+    """An LSTM with random weights, context 64; do not write into it."""
+    from training.config import ModelConfig
+    from training.models import build_model
+    from training.tokens import TokenizerFolder
+
+    folder = tmp_path_factory.mktemp("recurrent")
+    tokenizer = TokenizerFolder.read(tiny_tokenizer)
+    config = ModelConfig(kind="lstm", size="1m", context_length=64)
+    build_model(config, tokenizer.vocab_size, tokenizer.special, seed=1).save_pretrained(folder)
+    tokenizer.copy_to(folder)
+    return folder

@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from training.config import ModelConfig, PretrainConfig
-from training.models import SHAPES, build_model, describe, learning_rates, model_config
+from training.models import (
+    SHAPES,
+    LearningRates,
+    build_model,
+    describe,
+    learning_rates,
+    model_config,
+)
 from training.tokens import SpecialTokenIds
 
 SPECIAL = SpecialTokenIds(bos=0, pad=0, eos=(0, 2))
@@ -50,9 +57,9 @@ def test_build_model_starts_undecided_and_with_small_residual_projections() -> N
 
 def test_learning_rates_follow_the_width_unless_set() -> None:
     derived = PretrainConfig(max_steps=1)
-    assert learning_rates(256, derived) == (0.012, 0.02)
-    assert learning_rates(1024, derived) == (0.012, 0.01)
-    assert learning_rates(256, PretrainConfig(max_steps=1, muon_learning_rate=0.03))[0] == 0.03
+    assert learning_rates(256, derived) == LearningRates(muon=0.012, adamw=0.02)
+    assert learning_rates(1024, derived) == LearningRates(muon=0.012, adamw=0.01)
+    assert learning_rates(256, PretrainConfig(max_steps=1, muon_learning_rate=0.03)).muon == 0.03
 
 
 def test_describe_names_size_and_learning_rates() -> None:

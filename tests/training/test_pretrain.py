@@ -1,15 +1,18 @@
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from rich.progress import Progress
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import AutoModelForCausalLM, Trainer, TrainerCallback
 
 from everloop.errors import DataError, EverloopError
 from everloop.manifest import DatasetRef
+from training import recipe, runner
 from training.checkpoint import Checkpoint, read_checkpoint
 from training.config import ModelConfig, PretrainConfig
 from training.pretrain import pretrain
@@ -35,6 +38,19 @@ def _config(**values: object) -> PretrainConfig:
 def _history(run: Path) -> list[dict[str, float]]:
     lines = (run / "history.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
+
+
+@contextmanager
+def watching(callback: TrainerCallback) -> Iterator[None]:
+    """Give the trainers made meanwhile one more callback."""
+
+    def prepare(trainer: Trainer, *args: object) -> None:
+        recipe.prepare(trainer, *args)
+        trainer.add_callback(callback)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "prepare", prepare)
+        yield
 
 
 class InterruptAt(TrainerCallback):
@@ -111,10 +127,8 @@ def test_pretrain_resumes_to_the_same_weights(
     trained: tuple[Path, Checkpoint], tiny_shards: Path, tiny_tokenizer: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    with pytest.raises(KeyboardInterrupt):
-        pretrain(
-            tiny_shards, tiny_tokenizer, run, MODEL, _config(), callbacks=[InterruptAt(step=6)]
-        )
+    with pytest.raises(KeyboardInterrupt), watching(InterruptAt(step=6)):
+        pretrain(tiny_shards, tiny_tokenizer, run, MODEL, _config())
     assert not (run / "checkpoint").exists()
     resumed = pretrain(tiny_shards, tiny_tokenizer, run, MODEL, _config())
     whole_run, whole = trained
@@ -129,9 +143,8 @@ def test_pretrain_stops_early_and_keeps_the_best(
     tiny_shards: Path, tiny_tokenizer: Path, tmp_path: Path
 ) -> None:
     config = _config(max_steps=40, eval_every=2, patience=2)
-    checkpoint = pretrain(
-        tiny_shards, tiny_tokenizer, tmp_path / "run", MODEL, config, callbacks=[WorsenFrom(step=4)]
-    )
+    with watching(WorsenFrom(step=4)):
+        checkpoint = pretrain(tiny_shards, tiny_tokenizer, tmp_path / "run", MODEL, config)
     assert checkpoint.metrics["best_step"] == 4
     assert checkpoint.metrics["steps"] == 8  # two worse validations
     losses = {
@@ -151,19 +164,38 @@ def test_pretrain_by_the_clock_stops_before_the_last_step(
     assert checkpoint.metrics["best_step"] == checkpoint.metrics["steps"]
 
 
-def test_pretrain_stops_when_the_loss_is_no_number(
-    tiny_shards: Path, tiny_tokenizer: Path, tmp_path: Path
-) -> None:
-    class Poison(TrainerCallback):
-        def on_step_end(self, args, state, control, model, **kwargs):
+class PoisonAt(TrainerCallback):
+    """Makes the weights useless after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args, state, control, model, **kwargs):
+        if state.global_step == self.step:
             with torch.no_grad():
                 model.model.norm.weight.fill_(float("nan"))
 
-    with pytest.raises(EverloopError, match=r"the loss became nan at step 2\. Lower"):
-        pretrain(
-            tiny_shards, tiny_tokenizer, tmp_path / "run", MODEL, _config(), callbacks=[Poison()]
-        )
+
+def test_pretrain_fails_when_the_loss_is_no_number_before_a_state_is_saved(
+    tiny_shards: Path, tiny_tokenizer: Path, tmp_path: Path
+) -> None:
+    with (
+        pytest.raises(EverloopError, match=r"the loss became nan at step 2\. Lower"),
+        watching(PoisonAt(step=1)),
+    ):
+        pretrain(tiny_shards, tiny_tokenizer, tmp_path / "run", MODEL, _config())
     assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_pretrain_keeps_the_last_good_state_when_the_loss_is_no_number(
+    tiny_shards: Path, tiny_tokenizer: Path, tmp_path: Path
+) -> None:
+    with watching(PoisonAt(step=9)):
+        checkpoint = pretrain(tiny_shards, tiny_tokenizer, tmp_path / "run", MODEL, _config())
+    assert checkpoint.metrics["diverged_step"] == 10
+    assert checkpoint.metrics["best_step"] == 8
+    model = AutoModelForCausalLM.from_pretrained(checkpoint.path, local_files_only=True)
+    assert all(weight.isfinite().all() for weight in model.parameters())
 
 
 def test_pretrain_shows_loss_and_ends_its_bar(

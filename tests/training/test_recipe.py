@@ -8,6 +8,7 @@ from torch.nn.modules.module import _IncompatibleKeys
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from training.config import PretrainConfig
+from training.models import LearningRates
 from training.optimizer import MuonAdamW
 from training.recipe import RecipeMixin
 from training.run_folder import RunFolder
@@ -30,9 +31,9 @@ class RecipeTrainer(RecipeMixin, Trainer):
 def trainer(tiny_checkpoint: Path, tmp_path: Path) -> RecipeTrainer:
     model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint, local_files_only=True)
     trainer = RecipeTrainer(model, TrainingArguments(output_dir=str(tmp_path), use_cpu=True))
-    trainer.recipe = PretrainConfig(minutes=1.0, warmup_steps=0, final_learning_rate_ratio=0.1)
-    trainer.rates = (0.02, 0.003)
-    trainer.tokens_per_step = 128
+    recipe = PretrainConfig(minutes=1.0, warmup_steps=0, final_learning_rate_ratio=0.1)
+    rates = LearningRates(muon=0.02, adamw=0.003)
+    trainer.equip(recipe, rates, Budget(max_steps=None, seconds=60), tokens_per_step=128)
     return trainer
 
 
@@ -94,5 +95,5 @@ def test_run_folder_decides_about_the_first_validation(tmp_path: Path) -> None:
     assert trainer_arguments(config, run, Budget(9, None))["eval_on_start"]
     state = run.trainer / "checkpoint-5" / "trainer_state.json"
     state.parent.mkdir(parents=True)
-    state.touch()
+    state.write_text("{}", encoding="utf-8")
     assert not trainer_arguments(config, run, Budget(9, None))["eval_on_start"]

@@ -39,7 +39,9 @@ def test_last_state_is_the_newest_complete_one(tmp_path: Path) -> None:
         for step in (50, 100, 150):
             (run.trainer / f"checkpoint-{step}").mkdir(parents=True)
         for step in (50, 100):
-            (run.trainer / f"checkpoint-{step}" / "trainer_state.json").touch()
+            state = run.trainer / f"checkpoint-{step}" / "trainer_state.json"
+            state.write_text("{}", encoding="utf-8")
+        (run.trainer / "checkpoint-150" / "trainer_state.json").write_text('{"epo')  # killed
         assert run.last_state == run.trainer / "checkpoint-100"
 
 

@@ -1,5 +1,6 @@
 import pytest
 
+from training.config import PretrainConfig
 from training.schedule import ENDLESS_STEPS, Budget, learning_rate_scale
 
 
@@ -54,12 +55,26 @@ def test_budget_smaller_than_its_reserve_is_spent_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "fraction", "scale"), [(0, 0.0, 0.1), (9, 0.0, 1.0), (20, 0.5, 0.55), (99, 1.0, 0.1)]
+    ("schedule", "step", "fraction", "scale"),
+    [
+        ("cosine", 0, 0.0, 0.1),
+        ("cosine", 9, 0.0, 1.0),
+        ("cosine", 20, 0.5, 0.55),
+        ("cosine", 99, 1.0, 0.1),
+        ("linear", 20, 0.5, 0.55),
+        ("linear", 20, 0.75, 0.325),
+        ("wsd", 0, 0.0, 0.1),
+        ("wsd", 20, 0.8, 1.0),
+        ("wsd", 20, 0.9, 0.55),
+        ("wsd", 99, 1.0, 0.1),
+    ],
 )
-def test_learning_rate_scale_warms_up_and_falls(step: int, fraction: float, scale: float) -> None:
-    found = learning_rate_scale(step, fraction, warmup_steps=10, final_ratio=0.1)
-    assert found == pytest.approx(scale)
+def test_learning_rate_scale_warms_up_and_falls(
+    schedule: str, step: int, fraction: float, scale: float
+) -> None:
+    config = PretrainConfig(schedule=schedule, warmup_steps=10, final_learning_rate_ratio=0.1)
+    assert learning_rate_scale(step, fraction, config) == pytest.approx(scale)
 
 
 def test_learning_rate_scale_without_warmup_starts_full() -> None:
-    assert learning_rate_scale(0, 0.0, warmup_steps=0, final_ratio=0.05) == 1.0
+    assert learning_rate_scale(0, 0.0, PretrainConfig(warmup_steps=0)) == 1.0

@@ -10,7 +10,8 @@ from everloop.manifest import DatasetRef
 from everloop.records import DatasetRow, Message, content_hash
 from training.checkpoint import Checkpoint, read_checkpoint
 from training.config import SftConfig
-from training.sft import RowOrder, SftRunTrainer, fine_tune
+from training.sft import SftRunTrainer
+from training.tune import fine_tune
 
 
 def _rows(split: str, count: int) -> list[DatasetRow]:
@@ -105,33 +106,13 @@ def test_fine_tune_trains_on_answers_and_whole_texts(
     learnt = sorted(tokenizer.decode(labels[labels != -100]) for labels in batch["labels"])
     answer = "A string. It raises ValueError otherwise.<|im_end|>"
     assert learnt == [answer, answer, answer, "The lazy dog sorts the items.<|endoftext|>"]
-    assert (batch["labels"][batch["attention_mask"] == 0] == -100).all()
+    assert set(batch) >= {"input_ids", "labels"}
+    assert "position_ids" not in batch
 
 
 def test_fine_tune_resumes_nothing_when_finished(tuned: Checkpoint, tiny_checkpoint: Path) -> None:
     rows, validation = [*_rows("train", 15), TEXT], _rows("validation", 4)
     assert fine_tune(tiny_checkpoint, rows, validation, tuned.path.parent, _config()) == tuned
-
-
-def test_row_order_takes_every_row_once_per_epoch() -> None:
-    order = list(RowOrder([5, 9, 7, 1, 3], 2, length=12, seed=0))
-    assert len(order) == 12
-    assert sorted(order[:5]) == sorted(order[5:10]) == [0, 1, 2, 3, 4]
-    assert order != list(RowOrder([5, 9, 7, 1, 3], 2, length=12, seed=1))
-
-
-def test_row_order_does_not_sort_by_length() -> None:
-    lengths = list(range(400))
-    order = list(RowOrder(lengths, 4, length=400, seed=0))
-    means = [sum(order[at : at + 4]) / 4 for at in range(0, 400, 4)]
-    assert sum(means[:50]) / 50 < 1.5 * sum(means[50:]) / 50  # the long half is not the first half
-
-
-def test_row_order_puts_like_lengths_into_one_step() -> None:
-    lengths = [1, 100] * 200
-    order = list(RowOrder(lengths, 4, length=400, seed=0))
-    steps = [{lengths[row] for row in order[at : at + 4]} for at in range(0, 400, 4)]
-    assert sum(len(step) == 1 for step in steps) > 80
 
 
 def test_fine_tune_resumes_to_the_same_weights(

@@ -1,0 +1,46 @@
+from pathlib import Path
+
+import pytest
+
+from everloop.errors import DataError
+from tests.training.preferences import pairs, rated
+from training.config import DpoConfig
+from training.tune import fine_tune
+
+
+def _config(**values: object) -> DpoConfig:
+    values = {
+        "max_steps": 8,
+        "device_batch_size": 4,
+        "grad_accum_steps": 1,
+        "eval_every": 4,
+        "log_every": 4,
+        "warmup_steps": 2,
+        "num_threads": 1,
+        "adamw_learning_rate": 0.01,
+        **values,
+    }
+    return DpoConfig.model_validate(values)
+
+
+def test_dpo_prefers_what_people_approved(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    checkpoint = fine_tune(
+        tiny_checkpoint, pairs("train", 12), pairs("validation", 6), tmp_path / "run", _config()
+    )
+    assert checkpoint.metrics["val_loss"] < 0.4  # ln 2 is no preference
+
+
+@pytest.mark.slow
+def test_dpo_tunes_a_recurrent_network(tiny_recurrent_checkpoint: Path, tmp_path: Path) -> None:
+    checkpoint = fine_tune(
+        tiny_recurrent_checkpoint, pairs("train", 12), pairs("validation", 6), tmp_path / "run",
+        _config(),
+    )  # fmt: skip
+    assert checkpoint.metrics["val_loss"] < 0.6
+
+
+def test_dpo_refuses_rows_without_pairs(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"dropped: \{'kind rated': 3\}"):
+        fine_tune(
+            tiny_checkpoint, rated("train", 3), pairs("validation", 2), tmp_path / "r", _config()
+        )

@@ -1,0 +1,83 @@
+"""Several processes that train one model: who writes, and a clock that all of them share.
+
+`torchrun --nproc-per-node 2 -m everloop train …` starts them; transformers' Trainer joins them by
+DDP. Nothing here is needed, or done, in a process that trains alone.
+"""
+
+import os
+import time
+
+import torch
+from torch import distributed
+
+from everloop.errors import ConfigError
+from training.config import OptimizerConfig
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that writes files and shows progress."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+
+
+def device_of(config: OptimizerConfig) -> str:
+    """The device that a run trains on, cpu or cuda.
+
+    Raises:
+        ConfigError: a GPU is asked for and there is none, or FSDP is asked for on CPUs.
+    """
+    has_gpu = torch.cuda.is_available()
+    if config.device == "cuda" and not has_gpu:
+        raise ConfigError('device = "cuda": torch sees no GPU here. Use "cpu" or "auto".')
+    device = "cuda" if has_gpu and config.device != "cpu" else "cpu"
+    if config.parallel == "fsdp" and device == "cpu":
+        raise ConfigError(
+            'parallel = "fsdp" shards a model over GPUs; on CPUs transformers would silently train '
+            'by DDP instead. Use "ddp".'
+        )
+    return device
+
+
+def mean_over_processes(value: float) -> float:
+    """The mean of a number over all processes, so that all of them decide alike."""
+    if world_size() == 1 or not distributed.is_initialized():
+        return value
+    total = torch.tensor([value], dtype=torch.float64, device=_device())
+    distributed.all_reduce(total)
+    return total.item() / world_size()
+
+
+class SharedClock:
+    """A monotonic clock on which all processes of a run read the same time.
+
+    They must: the learning rate and the end of a run by the clock follow from it. The time moves
+    at `tick` alone, which all processes call at the same places.
+    """
+
+    def __init__(self) -> None:
+        self._now = time.monotonic()
+
+    def __call__(self) -> float:
+        """The time of the last tick, in seconds; in a process alone, of now."""
+        return self._now if world_size() > 1 else time.monotonic()
+
+    def tick(self) -> None:
+        """Take over the main process's time."""
+        if world_size() > 1 and distributed.is_initialized():
+            now = torch.tensor([time.monotonic()], dtype=torch.float64, device=_device())
+            distributed.broadcast(now, src=0)
+            self._now = now.item()
+
+
+def _device() -> str:
+    return "cuda" if distributed.get_backend() == "nccl" else "cpu"

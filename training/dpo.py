@@ -1,0 +1,62 @@
+"""Tuning on pairs of an approved and a refused answer, by TRL's DPO.
+
+Source: Rafailov et al. 2023, Direct Preference Optimization, arXiv:2305.18290.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+from trl import DPOConfig as TrlConfig
+from trl import DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+from everloop.records import DatasetRow
+from training.config import DpoConfig
+from training.encoded_rows import EncodedRows
+from training.method import EncodedAlready, Method, OrderedRows, Parts
+from training.preference_rows import PairRow, encode_pairs
+from training.recipe import RecipeMixin
+
+
+class DpoRunTrainer(OrderedRows, EncodedAlready, RecipeMixin, DPOTrainer):
+    """TRL's trainer with this project's recipe."""
+
+
+def _encode(
+    rows: Sequence[DatasetRow],
+    tokenizer: PreTrainedTokenizerBase,
+    context_length: int,
+    config: DpoConfig,  # noqa: ARG001 - the methods share one signature
+    split: str,
+) -> EncodedRows[PairRow]:
+    return encode_pairs(rows, tokenizer, context_length, split=split)
+
+
+def _make_trainer(parts: Parts) -> DpoRunTrainer:
+    config: DpoConfig = parts.config
+    return DpoRunTrainer(
+        model=parts.network,
+        ref_model=parts.load_reference(),
+        args=TrlConfig(
+            **parts.arguments,
+            max_length=None,
+            disable_dropout=not config.dropout,
+            beta=config.beta,
+        ),
+        data_collator=DataCollatorForPreference(
+            pad_token_id=parts.tokenizer.pad_token_id, pad_to_multiple_of=32
+        ),
+        train_dataset=_dataset(parts.learnt),
+        eval_dataset=_dataset(parts.held),
+        processing_class=parts.tokenizer,
+        peft_config=parts.lora,
+    )
+
+
+def _dataset(encoded: EncodedRows[PairRow]) -> Dataset:
+    return Dataset.from_list([asdict(row) for row in encoded.rows])
+
+
+DPO = Method("dpo", "learn from pairs", 0.02, _encode, _make_trainer, passes=2)

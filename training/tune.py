@@ -1,0 +1,192 @@
+"""Fine-tuning of a checkpoint, whatever the method: SFT, KTO or DPO, all weights or LoRA."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig
+from rich.progress import Progress
+from transformers import AutoTokenizer, PreTrainedModel
+
+from everloop.errors import ConfigError
+from everloop.manifest import DatasetRef
+from everloop.records import DatasetRow, merkle_root
+from training.checkpoint import Checkpoint, read_checkpoint
+from training.config import DpoConfig, KtoConfig, SftConfig, TuneConfig
+from training.distributed import device_of, world_size
+from training.dpo import DPO
+from training.kto import KTO
+from training.loading import load_network
+from training.method import Method, Parts, Rows
+from training.models import add_dropout, learning_rates
+from training.recipe import trainer_arguments
+from training.rnn import RnnConfig
+from training.row_order import RowOrder
+from training.run_folder import RunFolder
+from training.runner import Job, Metrics, carry_out, deciding, limit_tokens
+from training.schedule import Budget
+from training.sft import SFT
+from training.tokens import TokenizerFolder
+from training.transfer import check_vocabulary
+
+# LoRA's additions start at zero and are few: they take larger steps than whole matrices do.
+LORA_RATIO = 5.0
+
+
+def fine_tune(
+    parent: Path,
+    rows: Sequence[DatasetRow],
+    validation: Sequence[DatasetRow],
+    run: Path,
+    config: TuneConfig,
+    *,
+    datasets: Sequence[DatasetRef] = (),
+    parent_tag: str | None = None,
+    progress: Progress | None = None,
+) -> Checkpoint:
+    """Tune a checkpoint on rows; the weights of the best validation are kept.
+
+    Args:
+        parent: checkpoint folder to start from; it is not changed.
+        rows: training rows; kinds that the method does not learn from are dropped and counted.
+        validation: rows of the validation split.
+        run: the run's folder; an unfinished run of the same settings is continued.
+        config: its type names the method: SftConfig, KtoConfig or DpoConfig.
+        datasets: what these rows come from, added to the parent's lineage.
+        parent_tag: tag of the model version that the parent was exported to.
+        progress: where to show a bar.
+
+    Raises:
+        ArtifactError: the parent was changed, or is no causal language model.
+        DataError: a row of another split, or nothing to learn from.
+        ConfigError: another process trains in the folder, it belongs to other settings, or the
+            method cannot do what is asked for.
+        EverloopError: the loss diverged before a state was saved, or a state cannot be saved.
+    """
+    checkpoint = read_checkpoint(parent)
+    method = _method(config)
+    held_rows = validation[: config.eval_rows]
+    counted: Metrics = {}
+
+    def make_trainer(opened: RunFolder, budget: Budget) -> Any:
+        network = load_network(parent, device=device_of(config))
+        check_vocabulary(network, folder.vocab_size, parent)
+        add_dropout(network, config.dropout)
+        tokenizer = AutoTokenizer.from_pretrained(parent, local_files_only=True)
+        length = network.config.max_position_embeddings
+        learnt = method.encode(rows, tokenizer, length, config, "train")
+        held = method.encode(held_rows, tokenizer, length, config, "validation")
+        counted.update(_counts(learnt))
+        rows_per_step = config.device_batch_size * config.grad_accum_steps * world_size()
+        _limit(budget, config, learnt, method.passes, rows_per_step)
+        parts = Parts(
+            network=network,
+            load_reference=lambda: _reference(parent, config),
+            tokenizer=tokenizer,
+            learnt=learnt,
+            held=held,
+            config=config,
+            arguments=_arguments(config, opened, budget),
+            lora=_lora(config, network),
+        )
+        return _equip(method.make_trainer(parts), method, parts, budget, rows_per_step)
+
+    folder = TokenizerFolder.read(parent)
+    job = Job(
+        title=method.title,
+        settings=_settings(method, checkpoint, rows, validation, config),
+        config=config,
+        make_trainer=make_trainer,
+        add_metrics=lambda metrics: {**metrics, **counted},
+        tokenizer=folder,
+        datasets=(*checkpoint.record.datasets, *datasets),
+        parent_tag=parent_tag,
+    )
+    return carry_out(job, run, progress)
+
+
+def _method(config: TuneConfig) -> Method:
+    methods = {SftConfig: SFT, KtoConfig: KTO, DpoConfig: DPO}
+    return methods[type(config)]
+
+
+def _equip(trainer: Any, method: Method, parts: Parts, budget: Budget, rows_per_step: int) -> Any:
+    """Give a trainer its rates, its budget and the order of its rows."""
+    config, lengths = parts.config, parts.learnt.lengths
+    ratio = method.rate_ratio * (LORA_RATIO if config.lora_rank else 1.0)
+    rates = learning_rates(parts.network.config.hidden_size, config, ratio)
+    mean = sum(lengths) / len(lengths)
+    trainer.equip(config, rates, budget, mean * method.passes * rows_per_step)
+    trainer.row_order = RowOrder(
+        lengths, rows_per_step, length=budget.trainer_steps * rows_per_step, seed=config.seed
+    )
+    return trainer
+
+
+def _limit(
+    budget: Budget, config: TuneConfig, learnt: Rows, passes: int, rows_per_step: int
+) -> None:
+    """Turn passes over the rows, and tokens, into steps, now that both are counted."""
+    mean = sum(learnt.lengths) / len(learnt.rows)
+    limit_tokens(budget, config, mean * passes * rows_per_step)
+    if config.epochs is not None:
+        steps = math.ceil(config.epochs * len(learnt.rows) / rows_per_step)
+        budget.max_steps = min(steps, budget.max_steps or steps)
+
+
+def _reference(parent: Path, config: TuneConfig) -> PreTrainedModel | None:
+    """The network before tuning; with LoRA it is the tuned one without its additions."""
+    if config.lora_rank is not None:
+        return None
+    return load_network(parent, device=device_of(config)).eval()
+
+
+def _lora(config: TuneConfig, network: PreTrainedModel) -> LoraConfig | None:
+    if config.lora_rank is None:
+        return None
+    if isinstance(network.config, RnnConfig):
+        raise ConfigError(
+            "lora_rank is set, but LoRA adds to linear layers and a recurrent network has none. "
+            "Train all of its weights."
+        )
+    return LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+
+
+def _arguments(config: TuneConfig, run: RunFolder, budget: Budget) -> dict[str, Any]:
+    return {
+        **trainer_arguments(config, run, budget),
+        "gradient_checkpointing": False,
+        "remove_unused_columns": False,
+    }
+
+
+def _counts(encoded: Rows) -> Metrics:
+    return {
+        "rows": float(len(encoded.rows)),
+        "truncated_rows": float(encoded.truncated),
+        "dropped_rows": float(sum(encoded.dropped.values())),
+    }
+
+
+def _settings(
+    method: Method,
+    parent: Checkpoint,
+    rows: Sequence[DatasetRow],
+    validation: Sequence[DatasetRow],
+    config: TuneConfig,
+) -> dict[str, str]:
+    """Everything that decides the weights, as text."""
+    return {
+        "kind": method.name,
+        "parent_sha256": parent.sha256,
+        "rows": merkle_root([row.id for row in rows]),
+        "validation": merkle_root([row.id for row in validation]),
+        **deciding(method.name, config),
+    }
