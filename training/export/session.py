@@ -5,6 +5,7 @@ It follows the contract to the letter, cache in place included, so that what it 
 serving engine runs. It is not the serving engine.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import onnxruntime as ort
 from everloop.errors import ArtifactError
 
 _CPU = ("cpu", 0)
+_DTYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
 
 
 def open_session(graph: Path, num_threads: int | None = None) -> ort.InferenceSession:
@@ -39,6 +41,7 @@ class ReferenceRunner:
 
     Attributes:
         lengths: cached tokens of each slot; lower one to roll back, 0 frees the slot.
+        state: name of a graph input to the tensor of all slots.
     """
 
     def __init__(
@@ -55,16 +58,16 @@ class ReferenceRunner:
         self._session = session
         self.capacity = capacity
         self.lengths = np.zeros(slots, np.int64)
-        self._state: dict[str, np.ndarray] = {}  # of the graph's inputs
+        self.state: dict[str, np.ndarray] = {}
         for tensor in session.get_inputs():
             if tensor.name.startswith("past"):
                 shape = [capacity if axis == "C" else axis for axis in tensor.shape[1:]]
-                self._state[tensor.name] = np.full((slots, *shape), fill, np.float32)
-        self.is_recurrent = all(tensor.ndim == 2 for tensor in self._state.values())
+                self.state[tensor.name] = np.full((slots, *shape), fill, _DTYPES[tensor.type])
+        self.is_recurrent = all(tensor.ndim == 2 for tensor in self.state.values())
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Start a slot with the first tokens of another; of a recurrent state, with all of them."""
-        for tensor in self._state.values():
+        for tensor in self.state.values():
             if self.is_recurrent:
                 tensor[target] = tensor[source]
             else:
@@ -80,28 +83,48 @@ class ReferenceRunner:
         Returns:
             Slot to logits [new tokens, vocabulary].
         """
-        slots = sorted(work)
-        rows = slots[-1] + 1
-        counts = np.zeros(rows, np.int64)
-        counts[slots] = [len(work[slot]) for slot in slots]
-        inputs = _packed_inputs(work, slots, counts, self.lengths[:rows])
+        slots, counts = _count(work)
+        inputs = _packed_inputs(work, slots, counts, self.lengths[: len(counts)])
         if self.is_recurrent:
-            for tensor in self._state.values():
+            for tensor in self.state.values():
                 tensor[[slot for slot in slots if not self.lengths[slot]]] = 0
+        binding = self._bind(inputs, len(counts))
+        self._session.run_with_iobinding(binding)
+        logits = binding.get_outputs()[0].numpy()
+        self.lengths[: len(counts)] += counts
+        ends = np.cumsum(counts[slots])[:-1]
+        return dict(zip(slots, np.split(logits, ends), strict=True))
+
+    def time_step(self, work: Mapping[int, Sequence[int]], repeats: int) -> float:
+        """Seconds of one run of this batch; run again and again, it leaves the lengths alone."""
+        slots, counts = _count(work)
+        inputs = _packed_inputs(work, slots, counts, self.lengths[: len(counts)])
+        binding = self._bind(inputs, len(counts))
+        started = time.perf_counter()
+        for _ in range(repeats):
+            self._session.run_with_iobinding(binding)
+        return (time.perf_counter() - started) / repeats
+
+    def _bind(self, inputs: Mapping[str, np.ndarray], rows: int) -> ort.IOBinding:
+        """Bind arrays that the caller keeps alive, and the state of the first rows in place."""
         binding = self._session.io_binding()
         binding.bind_output("logits", *_CPU)  # first: get_outputs keeps the order of binding
         for name, value in inputs.items():
             binding.bind_cpu_input(name, value)
-        for name, tensor in self._state.items():
+        for name, tensor in self.state.items():
             output = f"present.{name.partition('.')[2]}"
-            view = (np.float32, (rows, *tensor.shape[1:]), tensor.ctypes.data)
+            view = (tensor.dtype.type, (rows, *tensor.shape[1:]), tensor.ctypes.data)
             binding.bind_input(name, *_CPU, *view)
             binding.bind_output(output, *_CPU, *view)
-        self._session.run_with_iobinding(binding)
-        logits = binding.get_outputs()[0].numpy()
-        self.lengths[:rows] += counts
-        ends = np.cumsum(counts[slots])[:-1]
-        return dict(zip(slots, np.split(logits, ends), strict=True))
+        return binding
+
+
+def _count(work: Mapping[int, Sequence[int]]) -> tuple[list[int], np.ndarray]:
+    """Slots in order, and the new tokens of every slot up to the last of them."""
+    slots = sorted(work)
+    counts = np.zeros(slots[-1] + 1, np.int64)
+    counts[slots] = [len(work[slot]) for slot in slots]
+    return slots, counts
 
 
 def _packed_inputs(
