@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,45 +66,54 @@ def fine_tune(
         EverloopError: the loss diverged before a state was saved, or a state cannot be saved.
     """
     checkpoint = read_checkpoint(parent)
-    method = _method(config)
-    held_rows = validation[: config.eval_rows]
-    counted: Metrics = {}
-
-    def make_trainer(opened: RunFolder, budget: Budget) -> Any:
-        network = load_network(parent, device=device_of(config))
-        check_vocabulary(network, folder.vocab_size, parent)
-        add_dropout(network, config.dropout)
-        tokenizer = AutoTokenizer.from_pretrained(parent, local_files_only=True)
-        length = network.config.max_position_embeddings
-        learnt = method.encode(rows, tokenizer, length, config, "train")
-        held = method.encode(held_rows, tokenizer, length, config, "validation")
-        counted.update(_counts(learnt))
-        rows_per_step = config.device_batch_size * config.grad_accum_steps * world_size()
-        _limit(budget, config, learnt, method.passes, rows_per_step)
-        parts = Parts(
-            network=network,
-            load_reference=lambda: _reference(parent, config),
-            tokenizer=tokenizer,
-            learnt=learnt,
-            held=held,
-            config=config,
-            arguments=_arguments(config, opened, budget),
-            lora=_lora(config, network),
-        )
-        return _equip(method.make_trainer(parts), method, parts, budget, rows_per_step)
-
-    folder = TokenizerFolder.read(parent)
+    tuning = _Tuning(parent, rows, validation[: config.eval_rows], config, _method(config))
     job = Job(
-        title=method.title,
-        settings=_settings(method, checkpoint, rows, validation, config),
+        title=tuning.method.title,
+        settings=_settings(tuning.method, checkpoint, rows, validation, config),
         config=config,
-        make_trainer=make_trainer,
-        add_metrics=lambda metrics: {**metrics, **counted},
-        tokenizer=folder,
+        make_trainer=tuning.make_trainer,
+        add_metrics=lambda metrics: {**metrics, **tuning.counted},
+        tokenizer=TokenizerFolder.read(parent),
         datasets=(*checkpoint.record.datasets, *datasets),
         parent_tag=parent_tag,
     )
     return carry_out(job, run, progress)
+
+
+@dataclass(slots=True)
+class _Tuning:
+    """How one run builds its trainer; `counted` is known afterwards."""
+
+    parent: Path
+    rows: Sequence[DatasetRow]
+    held: Sequence[DatasetRow]
+    config: TuneConfig
+    method: Method
+    counted: Metrics = field(default_factory=dict)
+
+    def make_trainer(self, run: RunFolder, budget: Budget) -> Any:
+        config, method = self.config, self.method
+        network = load_network(self.parent, device=device_of(config))
+        add_dropout(network, config.dropout)
+        tokenizer = AutoTokenizer.from_pretrained(self.parent, local_files_only=True)
+        check_vocabulary(network, len(tokenizer), self.parent)
+        length = network.config.max_position_embeddings
+        learnt = method.encode(self.rows, tokenizer, length, config, "train")
+        held = method.encode(self.held, tokenizer, length, config, "validation")
+        self.counted = _counts(learnt)
+        rows_per_step = config.device_batch_size * config.grad_accum_steps * world_size()
+        _limit(budget, config, learnt, method.passes, rows_per_step)
+        parts = Parts(
+            network=network,
+            load_reference=lambda: _reference(self.parent, config),
+            tokenizer=tokenizer,
+            learnt=learnt,
+            held=held,
+            config=config,
+            arguments=_arguments(config, run, budget),
+            lora=_lora(config, network),
+        )
+        return _equip(method.make_trainer(parts), method, parts, budget, rows_per_step)
 
 
 def _method(config: TuneConfig) -> Method:
