@@ -43,6 +43,32 @@ class SpecialTokens(_Part):
     pad_token_id: int
 
 
+class PrecisionReport(_Part):
+    """What one precision of weights and cache costs and gives, against fp32 for both.
+
+    Attributes:
+        val_loss: nats per token over the same validation windows, through the cache.
+        weight_loss_increase: of these weights with an fp32 cache, as a share of the loss of fp32.
+        cache_loss_increase: of this cache, as a share of the loss of the same weights without it.
+        weights_bytes: of the graph and its tensors.
+        cache_bytes_per_token: of one sequence.
+        tokens_per_second: decoding, by the number of rows that ran together; empty when nothing
+            had to be chosen by speed.
+        refusal: which limit it exceeds; None when it qualifies.
+    """
+
+    weights: Literal["fp32", "int8", "int4"]
+    block_size: int | None
+    cache: Literal["fp32", "int8"]
+    val_loss: float
+    weight_loss_increase: float
+    cache_loss_increase: float
+    weights_bytes: int
+    cache_bytes_per_token: int
+    tokens_per_second: dict[int, float] = {}
+    refusal: str | None = None
+
+
 class ExportReport(_Part):
     """What the export measured. Losses are nats per token over the same validation windows."""
 
@@ -51,6 +77,7 @@ class ExportReport(_Part):
     val_loss: float  # of this version's own precision
     val_bpb: float  # bits per byte, of this version
     validation_tokens: int
+    precisions: tuple[PrecisionReport, ...] = ()  # all that were measured, this one among them
 
 
 class DatasetRef(_Part):
@@ -108,16 +135,28 @@ class Manifest(_Part):
 
 
 class GoldenCase(_Part):
-    """A prompt with the greedy continuation that every correct load must give."""
+    """A prompt with the greedy continuation that every correct load must give.
+
+    Attributes:
+        leads: of each token's logit over the next best; absent in older files, where every token
+            counts.
+    """
 
     prompt_token_ids: tuple[int, ...]
     completion_token_ids: tuple[int, ...]
+    leads: tuple[float, ...] | None = None
 
 
 class Golden(_Part):
-    """The content of golden.json."""
+    """The content of golden.json.
+
+    Attributes:
+        clear_lead: a token that leads by less may come out otherwise on another processor; what
+            follows it is then another text and is not compared.
+    """
 
     cases: tuple[GoldenCase, ...]
+    clear_lead: float = 0.0
 
 
 def sha256_file(path: Path) -> str:
