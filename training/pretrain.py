@@ -20,6 +20,7 @@ from training.config import ModelConfig, PretrainConfig
 from training.distributed import device_of, world_size
 from training.models import add_dropout, build_model, learning_rates
 from training.recipe import NextTokenLoss, RecipeMixin, trainer_arguments
+from training.rnn import RnnConfig
 from training.run_folder import RunFolder
 from training.runner import Job, Metrics, carry_out, deciding, limit_tokens
 from training.schedule import Budget
@@ -109,7 +110,9 @@ def _trainer(
     rows_per_step = config.device_batch_size * config.grad_accum_steps * world_size()
     tokens_per_step = rows_per_step * model.context_length
     limit_tokens(budget, config, tokens_per_step)
-    separator = network.config.bos_token_id if config.mask_documents else None
+    is_recurrent = isinstance(network.config, RnnConfig)
+    keeps_apart = not is_recurrent if config.mask_documents is None else config.mask_documents
+    separator = network.config.bos_token_id if keeps_apart else None
     trainer = PretrainTrainer(
         model=network,
         args=TrainingArguments(
