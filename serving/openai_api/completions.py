@@ -1,119 +1,148 @@
-"""POST /v1/completions: one prompt, as text or as token ids, continued."""
+"""POST /v1/completions: prompts, as text or as token ids, continued."""
 
 import asyncio
-import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from starlette.requests import Request
-from starlette.responses import Response
+from tokenizers import Tokenizer
 
 from everloop.records import Message
+from serving.openai_api.choice import Choice, Prompt
+from serving.openai_api.completion_request import CompletionRequest
+from serving.openai_api.endpoint import endpoint
 from serving.openai_api.errors import ApiError
-from serving.openai_api.generation import AdmittedRequest, Generation, sampling_params
-from serving.openai_api.observer import facts_of
-from serving.openai_api.protocol import CompletionRequest, parse_body
-from serving.openai_api.responses import Completion, FinishReason, TextChoice, Usage
-from serving.openai_api.state import ApiState, state_of
-from serving.openai_api.streaming import GenerationResponse
+from serving.openai_api.reply import ReplyForm
+from serving.openai_api.responses import Completion, FinishReason, TextChoice, TextLogprobs
+from serving.openai_api.sampling import sampling_params
+from serving.openai_api.state import ApiState
+from serving.openai_api.token_logprobs import PlacedToken, TokenPlacer, place_prompt, text_logprobs
 from serving.openai_api.unsupported import COMPLETIONS
+
+if TYPE_CHECKING:
+    from serving.engine.llm_engine import LLMEngine
+    from serving.engine.sequence import RequestOutput
 
 _DEFAULT_MAX_TOKENS = 16  # Source: OpenAI's specification of this route.
 
 
-async def create_completion(request: Request) -> Response:
-    """Continue a prompt."""
-    api, facts = state_of(request), facts_of(request.scope)
-    body = parse_body(await request.body(), CompletionRequest, COMPLETIONS)
-    facts.stream = bool(body.stream)
-    admitted = await _admit(api, body)
-    facts.model = admitted.version.manifest.tag
-    generation = Generation(api, admitted)
-    form = CompletionForm(generation, include_usage=body.include_usage)
-    return GenerationResponse(api, generation, form, stream=facts.stream)
+async def _admit(
+    api: ApiState, body: CompletionRequest, version: "LLMEngine"
+) -> tuple[list[Prompt], ReplyForm]:
+    encoder = await api.encoder_for(version)
+    given = [prompt for prompt in body.prompt if isinstance(prompt, str)]
+    encoded = iter(await asyncio.to_thread(lambda: [*map(encoder.encode_text, given)]))
+    prompts = []
+    for number, prompt in enumerate(body.prompt):
+        where = f"prompt[{number}]" if len(body.prompt) > 1 else "prompt"
+        is_text = isinstance(prompt, str)
+        if isinstance(prompt, str):
+            text, token_ids = prompt, next(encoded)
+        else:
+            token_ids = checked_ids(prompt, version.manifest.vocab_size, where)
+            text = version.tokenizer.decode(token_ids, skip_special_tokens=False)
+        prompts.append(_prompt(body, version, where, text, token_ids, is_text=is_text))
+    echo = bool(body.echo)
+
+    def write(choice: Choice) -> TextWriter:
+        return TextWriter(choice, version.tokenizer, echo=echo, logprobs=body.logprobs is not None)
+
+    return prompts, ReplyForm(Completion, "text_completion", Completion, "text_completion", write)
 
 
-async def _admit(api: ApiState, body: CompletionRequest) -> AdmittedRequest:
-    version = api.version_named(body.model)
-    if isinstance(body.prompt, str):
-        text = body.prompt
-        encoder = await api.encoder_for(version)
-        prompt_token_ids = await asyncio.to_thread(encoder.encode_text, text)
-    else:
-        prompt_token_ids = _checked_ids(body.prompt, version.manifest.vocab_size)
-        text = version.tokenizer.decode(prompt_token_ids, skip_special_tokens=False)
-    if not prompt_token_ids:
-        raise ApiError("prompt is empty; send at least one token.", param="prompt")
+def _prompt(
+    body: CompletionRequest,
+    version: "LLMEngine",
+    where: str,
+    text: str,
+    token_ids: list[int],
+    *,
+    is_text: bool,
+) -> Prompt:
+    if not token_ids:
+        raise ApiError(f"{where} is empty; send at least one token.", param=where)
     params = sampling_params(
         body,
-        limit=body.max_tokens,
-        default_limit=_DEFAULT_MAX_TOKENS,
-        prompt_tokens=len(prompt_token_ids),
-        max_model_len=version.manifest.max_model_len,
+        version.manifest,
+        num_prompt_tokens=len(token_ids),
+        default_tokens=_DEFAULT_MAX_TOKENS,
+        constraint=body.constraint,
     )
-    return AdmittedRequest(
-        id=f"cmpl-{uuid.uuid4().hex}",
-        route="completions",
-        version=version,
-        prompt_token_ids=prompt_token_ids,
-        params=params,
-        messages=(Message(role="user", content=text),),
-        metadata=body.metadata or {},
-        keep_text=body.store is not False,
-    )
+    if body.echo and body.logprobs is not None:
+        params = replace(params, prompt_logprobs=body.logprobs)
+    if body.num_candidates > body.num_choices and params.logprobs is None:
+        params = replace(params, logprobs=0)  # by which the best are chosen
+    message = Message(role="user", content=text)
+    return Prompt(token_ids=token_ids, messages=(message,), params=params, is_text=is_text)
 
 
-def _checked_ids(token_ids: list[int], vocab_size: int) -> list[int]:
+def checked_ids(token_ids: list[int], vocab_size: int, where: str) -> list[int]:
+    """Give the ids, all of which the model has.
+
+    Raises:
+        ApiError: names the first that it has not.
+    """
     for index, token_id in enumerate(token_ids):
         if not 0 <= token_id < vocab_size:
             raise ApiError(
-                f"prompt[{index}]: token id {token_id} is not in the vocabulary (0 to "
+                f"{where}[{index}]: token id {token_id} is not in the vocabulary (0 to "
                 f"{vocab_size - 1}).",
-                param=f"prompt[{index}]",
+                param=f"{where}[{index}]",
             )
     return token_ids
 
 
-class CompletionForm:
-    """Writes the JSON of a text completion and of its chunks."""
+class TextWriter:
+    """Writes one answer of a text completion."""
 
-    def __init__(self, generation: Generation, *, include_usage: bool) -> None:
-        self._id = generation.request.id
-        self._created = generation.created
-        self._model = generation.model
-        self._include_usage = include_usage
+    def __init__(self, choice: Choice, tokenizer: Tokenizer, *, echo: bool, logprobs: bool) -> None:
+        self._choice = choice
+        self._tokenizer = tokenizer
+        self._echoed = choice.prompt.messages[0].content if echo else ""
+        self._placer = TokenPlacer(tokenizer, start=len(self._echoed)) if logprobs else None
 
-    def whole(self, generation: Generation) -> bytes:
-        """The reply that holds the answer."""
-        choice = _choice(generation.text, generation.finish_reason)
-        return self._write([choice], {"usage": generation.usage})
-
-    def opening(self) -> None:
+    def opening(self) -> list[TextChoice]:
         """Nothing comes before the text."""
+        return []
 
-    def piece(self, text: str) -> bytes:
-        """A chunk with text."""
-        return self._write([_choice(text, None)], self._counts(None))
+    def piece(self, output: "RequestOutput") -> list[TextChoice]:
+        """New text, after the echo in the first; nothing for an output that shows none yet."""
+        is_first = output is self._choice.outputs[0]
+        text = self._echoed + output.text if is_first else output.text
+        logprobs = self._logprobs([output])
+        if not text and not (logprobs and logprobs.tokens):
+            return []
+        return [self._part(text, logprobs, None)]
 
-    def closing(self, finish_reason: FinishReason) -> bytes:
-        """The chunk that says why the answer ended."""
-        return self._write([_choice("", finish_reason)], self._counts(None))
+    def closing(self) -> list[TextChoice]:
+        """Why the answer ended."""
+        return [self._part("", None, self._choice.finish_reason)]
 
-    def usage(self, usage: Usage) -> bytes | None:
-        """The chunk with the token counts, if the client asked for it."""
-        return self._write([], self._counts(usage)) if self._include_usage else None
+    def whole(self) -> TextChoice:
+        """The answer at once."""
+        choice = self._choice
+        text, logprobs = self._echoed + choice.text, self._logprobs(choice.outputs)
+        return self._part(text, logprobs, choice.finish_reason)
 
-    def _counts(self, usage: Usage | None) -> dict[str, Usage | None]:
-        return {"usage": usage} if self._include_usage else {}
+    def _part(
+        self, text: str, logprobs: TextLogprobs | None, reason: FinishReason | None
+    ) -> TextChoice:
+        return TextChoice(
+            text=text, index=self._choice.index, logprobs=logprobs, finish_reason=reason
+        )
 
-    def _write(self, choices: list[TextChoice], counts: dict[str, Usage | None]) -> bytes:
-        return Completion(
-            id=self._id,
-            object="text_completion",
-            created=self._created,
-            model=self._model,
-            choices=choices,
-            **counts,
-        ).to_json()
+    def _logprobs(self, outputs: "Sequence[RequestOutput]") -> TextLogprobs | None:
+        if self._placer is None:
+            return None
+        prompt = self._choice.prompt
+        tokens: list[PlacedToken] = []
+        for output in outputs:
+            if output.prompt_logprobs:
+                tokens += place_prompt(
+                    self._tokenizer, prompt.token_ids, output, is_text=prompt.is_text
+                )
+            tokens += self._placer.take(output)
+        return text_logprobs(self._tokenizer, tokens)
 
 
-def _choice(text: str, finish_reason: FinishReason | None) -> TextChoice:
-    return TextChoice(text=text, index=0, logprobs=None, finish_reason=finish_reason)
+create_completion = endpoint("completions", CompletionRequest, COMPLETIONS, _admit)

@@ -14,6 +14,27 @@ class ServerConfig(Config):
     max_body_bytes: int = Field(
         4 * 2**20, ge=1024, description="Longest request body that is read."
     )
+    max_choices: int = Field(
+        128, ge=1, description="Answers that one request may ask for, over all its prompts."
+    )
+    max_request_seconds: float | None = Field(
+        600.0, gt=0, description="A request that is not answered after this time is ended."
+    )
+    keep_alive_seconds: float = Field(
+        15.0, gt=0, description="Between comments in a stream that waits for its first token."
+    )
+    idempotency_seconds: float = Field(
+        600.0, ge=0, description="How long a reply is kept for its Idempotency-Key; 0 for not."
+    )
+    idempotency_max_bytes: int = Field(
+        16 * 2**20, ge=0, description="Memory of the replies that are kept; the oldest go first."
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        (), strict=False, description="Names with a dot by which browsers may reach the server."
+    )
+    allowed_origins: tuple[str, ...] = Field(
+        (), strict=False, description="Origins of web pages elsewhere that may call the server."
+    )
     first_token_timeout_seconds: float = Field(
         300.0, gt=0, description="A request that has no token after this time is given up."
     )

@@ -50,12 +50,16 @@ class ApiError(EverloopError):
         param: str | None = None,
         code: str | None = None,
         retry_after_seconds: float | None = None,
+        is_worth_retrying: bool = True,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.param = param
         self.code = code
-        self.retry_after_seconds = retry_after_seconds
+        self.headers = _retry_after(retry_after_seconds)
+        if not is_worth_retrying:
+            # The official client would try a 409 or 5xx again at once.
+            self.headers["x-should-retry"] = "false"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +93,7 @@ class ErrorReply:
 def describe(error: Exception) -> ErrorReply:
     """Map an exception to its reply; what is not known to be the client's is a bare 500."""
     if isinstance(error, ApiError):
-        headers = _retry_after(error.retry_after_seconds)
-        return ErrorReply(error.status, str(error), error.param, error.code, headers)
+        return ErrorReply(error.status, str(error), error.param, error.code, error.headers)
     if isinstance(error, ValidationError):
         return _describe_validation(error)
     if isinstance(error, HTTPException):
@@ -126,5 +129,6 @@ def _path(location: tuple[int | str, ...]) -> str:
     """`("messages", 0, "role")` is `messages[0].role`."""
     text = ""
     for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        if part != "[key]":  # pydantic's word for a dictionary's key that is wrong
+            text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text

@@ -11,8 +11,9 @@ from starlette.responses import Response
 
 from everloop.records import Feedback
 from serving.openai_api.errors import ApiError
+from serving.openai_api.generation_request import MetadataKey, MetadataValue
 from serving.openai_api.observer import Rating
-from serving.openai_api.protocol import MetadataKey, MetadataValue, RequestBody, parse_body
+from serving.openai_api.request_body import RequestBody, parse_body
 from serving.openai_api.responses import FeedbackList, FeedbackReceipt
 from serving.openai_api.state import state_of
 
@@ -29,7 +30,12 @@ def _check_value_type(value: object) -> object:
 class FeedbackRequest(RequestBody):
     """Body of POST /v1/feedback."""
 
-    inference_id: str | None = Field(None, min_length=1, max_length=128)
+    inference_id: str | None = Field(
+        None,
+        min_length=1,
+        max_length=128,
+        description="A completion's id; of several choices, the id and -1, -2, … after the first.",
+    )
     episode_id: str | None = Field(
         None, min_length=1, max_length=512, description="A conversation_id of the metadata."
     )

@@ -1,62 +1,86 @@
-"""One request from its prompt to its record, the same for chats and completions.
+"""One request from its prompts to its records, the same for chats and completions.
 
-It knows the engine and the recorder, not HTTP: how an answer is sent is in streaming.py.
+It knows the engine and the recorder, not HTTP: how answers are sent is in streaming.py.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from everloop.errors import EngineStoppedError, StoreError
-from everloop.records import Interaction, Message
-from serving.engine.sampling_params import SamplingParams
+from everloop.records import Interaction
+from serving.openai_api.choice import Choice, Prompt
 from serving.openai_api.errors import ApiError
-from serving.openai_api.protocol import GenerationRequest
-from serving.openai_api.responses import FinishReason, Usage
+from serving.openai_api.merge import merge
+from serving.openai_api.responses import PromptTokensDetails, Usage
+from serving.openai_api.sampling import seeded
 from serving.openai_api.state import ApiState
 
 if TYPE_CHECKING:
     from serving.engine.llm_engine import LLMEngine
-    from serving.engine.sequence import RequestOutput, RequestTimes
+    from serving.engine.sequence import RequestOutput
 
 logger = logging.getLogger(__name__)
 
-# Sampling with a share of zero means the most probable token; the engine wants a positive share.
-_SMALLEST_TOP_P = 1e-6
+Unfinished = Literal["abort", "error", "timeout"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdmittedRequest:
-    """A checked request, bound to the version that answers it."""
+    """A checked request, bound to the version that answers it.
+
+    Attributes:
+        num_choices: answers to each prompt.
+        num_candidates: answers that are generated, of which the best are given.
+        is_scoring: only the prompts' logprobs are wanted.
+        tenant: whose share of the engine it takes.
+        deadline: time.monotonic() at which it ends.
+        keep_text: whether the store may keep what was said.
+    """
 
     id: str
     route: Literal["chat", "completions"]
     version: "LLMEngine"
-    prompt_token_ids: list[int]
-    params: SamplingParams
-    messages: tuple[Message, ...]  # what the store keeps as the question
+    prompts: list[Prompt]
+    num_choices: int
+    num_candidates: int
+    is_scoring: bool = False
+    tenant: str
+    deadline: float | None
     metadata: dict[str, str]
     keep_text: bool
 
 
 class Generation:
-    """The answer to one request, as it grows."""
+    """The answers to one request, as they grow.
+
+    Attributes:
+        choices: in the order of the reply: by prompt, then by answer. Of more candidates than
+            answers the best are chosen at the end.
+    """
 
     def __init__(self, api: ApiState, request: AdmittedRequest) -> None:
         self.request = request
         self.created_at = time.time()
-        self.text = ""
         self._api = api
-        self._completion_tokens = 0
-        self._finish_reason: FinishReason | None = None
-        self._times: RequestTimes | None = None
         self._arrival = time.monotonic()
-        self._first_output: float | None = None
         self._is_recorded = False
+        self._candidates = [
+            Choice(
+                index=number * request.num_candidates + index,
+                request_id=_numbered(request.id, number * request.num_candidates + index),
+                prompt=prompt,
+                params=seeded(prompt.params, index),
+                is_scoring=request.is_scoring,
+            )
+            for number, prompt in enumerate(request.prompts)
+            for index in range(request.num_candidates)
+        ]
+        self.choices = self._candidates
 
     @property
     def model(self) -> str:
@@ -64,76 +88,78 @@ class Generation:
         return self.request.version.manifest.tag
 
     @property
-    def created(self) -> int:
-        """Unix time, in whole seconds as the wire has it."""
-        return int(self.created_at)
-
-    @property
-    def finish_reason(self) -> FinishReason:
-        """Why a whole answer ended."""
-        if self._finish_reason is None:
-            raise RuntimeError("the answer has not ended")
-        return self._finish_reason
-
-    @property
     def usage(self) -> Usage:
-        """Token counts so far."""
-        prompt, completion = len(self.request.prompt_token_ids), self._completion_tokens
+        """Token counts so far; answers that were not the best count too."""
+        prompt = sum(len(prompt.token_ids) for prompt in self.request.prompts)
+        completion = sum(choice.num_tokens for choice in self._candidates)
+        firsts = self._candidates[:: self.request.num_candidates]
+        cached = sum(choice.num_cached_tokens for choice in firsts)
         return Usage(
-            prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            total_tokens=prompt + completion,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=cached),
         )
 
-    async def pieces(self) -> AsyncGenerator[str, None]:
-        """Generate; each piece is the text of one engine output and may be empty.
+    async def outputs(self) -> "AsyncGenerator[tuple[Choice, RequestOutput], None]":
+        """Generate; each item is what one step of the engine added to one choice.
 
-        Closing this generator frees the request's place in the engine at its next step.
+        Closing this generator frees the request's places in the engine at its next step.
 
         Raises:
-            PromptTooLongError, QueueFullError: before the first piece.
+            PromptTooLongError, QueueFullError, DataError: before the first item.
             EngineStoppedError: the engine could not go on.
-            ApiError: no token came in time.
+            ApiError: no token came in time, or the deadline has passed.
         """
-        request = self.request
-        outputs = self._api.engine.generate(
-            request.prompt_token_ids, request.params, request.id, request.version
-        )
-        async with aclosing(outputs):
-            output = await self._first(outputs)
-            while output is not None:
-                self._take(output)
-                yield output.text
-                output = None if self._finish_reason else await anext(outputs, None)
-        if self._finish_reason is None:
+        async with AsyncExitStack() as stack:
+            streams = [self._start(choice, stack) for choice in self._candidates]
+            merged = await stack.enter_async_context(aclosing(merge(streams)))
+            item = await self._first(merged)
+            while item is not None:
+                choice = self._candidates[item[0]]
+                yield choice, choice.take(item[1])
+                if all(choice.is_finished for choice in self._candidates):
+                    break
+                item = await anext(merged, None)
+        if not all(choice.is_finished for choice in self._candidates):
             raise EngineStoppedError("The engine stopped before the answer was complete.")
+        self._choose()
 
-    async def record(self, finish_reason: Literal["stop", "length", "abort", "error"]) -> None:
-        """Make the interaction durable; a second call does nothing.
+    async def record(self) -> None:
+        """Make every answer durable; a second call does nothing.
 
         Raises:
-            StoreError: it cannot be kept.
+            StoreError: one cannot be kept.
         """
-        if self._is_recorded:
-            return
-        # Before the wait: an interrupted one is in the recorder's hands and must not come twice.
-        self._is_recorded = True
-        try:
-            await self._api.recorder.record(self._interaction(finish_reason))
-        except StoreError:
-            self._api.observer.store_dropped(1)
-            raise
+        await self._record(None)
 
-    async def record_unsent(self, finish_reason: Literal["abort", "error"]) -> None:
-        """Record an answer that no client will read; a failure is logged."""
+    async def record_unsent(self, reason: Unfinished) -> None:
+        """Record answers that no client will read whole; a failure is logged."""
         try:
-            await self.record(finish_reason)
+            await self._record(reason)
         except StoreError as error:
             logger.warning("request=%s not recorded: %s", self.request.id, error)
 
-    async def _first(self, outputs: "AsyncIterator[RequestOutput]") -> "RequestOutput | None":
+    def _start(self, choice: Choice, stack: AsyncExitStack) -> "AsyncIterator[RequestOutput]":
+        request = self.request
+        stream = self._api.engine.generate(
+            choice.prompt.token_ids,
+            choice.params,
+            choice.request_id,
+            request.version,
+            tenant=request.tenant,
+            deadline=request.deadline,
+        )
+        stack.push_async_callback(stream.aclose)
+        return stream
+
+    async def _first(
+        self, merged: "AsyncGenerator[tuple[int, RequestOutput], None]"
+    ) -> "tuple[int, RequestOutput] | None":
         limit = self._api.config.first_token_timeout_seconds
         try:
             async with asyncio.timeout(limit):
-                output = await anext(outputs, None)
+                return await anext(merged, None)
         except TimeoutError as error:
             raise ApiError(
                 f"No token after {limit:g} seconds; the server is overloaded.",
@@ -141,34 +167,52 @@ class Generation:
                 code="timeout",
                 retry_after_seconds=10,
             ) from error
-        self._first_output = time.monotonic()
-        return output
 
-    def _take(self, output: "RequestOutput") -> None:
-        self.text += output.text
-        self._completion_tokens += len(output.token_ids)
-        self._times = output.times
-        if output.finish_reason == "abort" or output.finish_reason == "error":
-            raise EngineStoppedError("The server could not finish this answer.")
-        self._finish_reason = output.finish_reason
+    def _choose(self) -> None:
+        request = self.request
+        if request.num_candidates == request.num_choices:
+            return
+        chosen = []
+        for start in range(0, len(self._candidates), request.num_candidates):
+            group = self._candidates[start : start + request.num_candidates]
+            best = sorted(group, key=lambda choice: choice.mean_logprob, reverse=True)
+            chosen += best[: request.num_choices]
+        for index, choice in enumerate(chosen):
+            choice.index = index
+        self.choices = chosen
 
-    def _interaction(
-        self, finish_reason: Literal["stop", "length", "abort", "error"]
-    ) -> Interaction:
-        request, params, times = self.request, self.request.params, self._times
-        scheduled = self._first_output if times is None else times.scheduled
-        first = self._first_output if times is None else times.first_token
+    async def _record(self, reason: Unfinished | None) -> None:
+        if self._is_recorded:
+            return
+        # Before the wait: an interrupted one is in the recorder's hands and must not come twice.
+        self._is_recorded = True
+        records = [
+            self._api.recorder.record(self._interaction(choice, reason)) for choice in self.choices
+        ]
+        failures = [
+            found for found in await asyncio.gather(*records, return_exceptions=True) if found
+        ]
+        lost = sum(isinstance(failure, StoreError) for failure in failures)
+        if lost:
+            self._api.observer.store_dropped(lost)
+        if failures:
+            raise failures[0]
+
+    def _interaction(self, choice: Choice, reason: Unfinished | None) -> Interaction:
+        request, params, times = self.request, choice.params, choice.times
+        scheduled = choice.first_output if times is None else times.scheduled
+        first = choice.first_output if times is None else times.first_token
         return Interaction(
-            id=request.id,
+            id=_numbered(request.id, choice.index),
             created_at=self.created_at,
             route=request.route,
             conversation_id=request.metadata.get("conversation_id"),
             model_version=self.model,
-            messages=request.messages if request.keep_text else (),
-            answer=self.text if request.keep_text else None,
-            finish_reason=finish_reason,
-            prompt_tokens=len(request.prompt_token_ids),
-            completion_tokens=self._completion_tokens,
+            messages=choice.prompt.messages if request.keep_text else (),
+            answer=choice.text if request.keep_text else None,
+            finish_reason=reason or choice.finish_reason or "error",
+            prompt_tokens=len(choice.prompt.token_ids),
+            completion_tokens=choice.num_tokens,
             temperature=params.temperature,
             top_p=params.top_p,
             max_tokens=params.max_tokens,
@@ -180,42 +224,6 @@ class Generation:
         )
 
 
-def sampling_params(
-    body: GenerationRequest,
-    *,
-    limit: int | None,
-    default_limit: int,
-    prompt_tokens: int,
-    max_model_len: int,
-) -> SamplingParams:
-    """Put the request's wishes and the defaults into the engine's terms.
-
-    Args:
-        body: the request.
-        limit: tokens that the request wants at most, if it says so.
-        default_limit: otherwise so many, or as many as fit.
-        prompt_tokens: length of the prompt.
-        max_model_len: tokens of prompt and answer together.
-
-    Raises:
-        ApiError: prompt and answer do not fit (context_length_exceeded).
-    """
-    room = max_model_len - prompt_tokens
-    max_tokens = min(default_limit, room) if limit is None else limit
-    if room < 1 or max_tokens > room:
-        wanted = f" and the answer up to {limit:,}" if limit else ""
-        raise ApiError(
-            f"This model takes {max_model_len:,} tokens of prompt and answer together; the prompt "
-            f"has {prompt_tokens:,}{wanted}. Shorten the prompt or lower the limit.",
-            param="messages" if hasattr(body, "messages") else "prompt",
-            code="context_length_exceeded",
-        )
-    return SamplingParams(
-        max_tokens=max_tokens,
-        temperature=1.0 if body.temperature is None else body.temperature,
-        top_p=1.0 if body.top_p is None else max(body.top_p, _SMALLEST_TOP_P),
-        top_k=body.top_k if body.top_k is not None and body.top_k > 0 else None,
-        seed=body.seed,
-        stop=tuple(body.stop or ()),
-        ignore_eos=bool(body.ignore_eos),
-    )
+def _numbered(request_id: str, index: int) -> str:
+    """The id of one answer: the first has the reply's own."""
+    return request_id if index == 0 else f"{request_id}-{index}"

@@ -8,7 +8,9 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.openai_api import protocol, responses
+from serving.openai_api import responses
+from serving.openai_api.chat_request import ChatCompletionRequest
+from serving.openai_api.completion_request import CompletionRequest
 from serving.openai_api.feedback import FeedbackRequest
 
 _REPLIES: tuple[type[BaseModel], ...] = (
@@ -22,8 +24,8 @@ _REPLIES: tuple[type[BaseModel], ...] = (
     responses.ErrorBody,
 )
 _REQUESTS: tuple[type[BaseModel], ...] = (
-    protocol.ChatCompletionRequest,
-    protocol.CompletionRequest,
+    ChatCompletionRequest,
+    CompletionRequest,
     FeedbackRequest,
 )
 _SCHEMA_PATH = "#/components/schemas/{model}"

@@ -6,11 +6,12 @@ special tokens are taken from the template's own text alone, and message text is
 
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from tokenizers import Tokenizer
 
-from everloop.chat import ChatTemplate
+from everloop.chat import ChatTemplate, template_turns
 from everloop.records import Message
 from serving.openai_api.errors import ApiError
 
@@ -38,25 +39,43 @@ class PromptEncoder:
         ids: list[int] = self._literal.encode(text).ids
         return ids
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        add_generation_prompt: bool = True,
+    ) -> list[int]:
         """Render the template around the messages and encode the result.
 
         Raises:
             ApiError: the model has no chat template.
             DataError: the template refuses these messages.
         """
-        if self._template is None:
+        template = self._template
+        if template is None:
             raise ApiError(
                 "This model has no chat template. Use /v1/completions.", param="messages"
             )
-        if not any(self._pattern.search(message.content) for message in messages):
-            rendered = self._template.render(messages)
-            ids: list[int] = self._tokenizer.encode(rendered, add_special_tokens=False).ids
-            return ids
-        return self._encode_guarded(self._template, messages)
 
-    def _encode_guarded(self, template: ChatTemplate, messages: Sequence[Message]) -> list[int]:
-        """Encode messages that contain special tokens' names.
+        turns = template_turns(messages)
+        if any(self._pattern.search(text) for text in _texts([turns, tools])):
+            return self._encode_guarded(
+                template, turns, tools, add_generation_prompt=add_generation_prompt
+            )
+        rendered = template.render_turns(turns, tools, add_generation_prompt=add_generation_prompt)
+        ids: list[int] = self._tokenizer.encode(rendered, add_special_tokens=False).ids
+        return ids
+
+    def _encode_guarded(
+        self,
+        template: ChatTemplate,
+        turns: list[dict[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool,
+    ) -> list[int]:
+        """Encode what was written with the names of special tokens in it.
 
         Each name is replaced by a mark that nobody can guess, so that what the pattern finds in the
         rendered text is the template's; the marks are turned back inside the literal pieces.
@@ -64,13 +83,15 @@ class PromptEncoder:
         marks = {name: f"\ue000{secrets.token_hex(8)}\ue001" for name in self._specials}
         names = {mark: name for name, mark in marks.items()}
         turn_back = re.compile("|".join(map(re.escape, names)))
-        guarded = [
-            message.model_copy(
-                update={"content": self._pattern.sub(lambda m: marks[m[0]], message.content)}
-            )
-            for message in messages
-        ]
-        rendered = template.render(guarded)
+
+        def guard(text: str) -> str:
+            return self._pattern.sub(lambda found: marks[found[0]], text)
+
+        rendered = template.render_turns(
+            _map_texts(turns, guard),
+            _map_texts(tools, guard),
+            add_generation_prompt=add_generation_prompt,
+        )
         ids: list[int] = []
         start = 0
         for match in self._pattern.finditer(rendered):
@@ -84,3 +105,27 @@ class PromptEncoder:
     def _literal_ids(self, text: str) -> list[int]:
         ids: list[int] = self._literal.encode(text, add_special_tokens=False).ids
         return ids
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a JSON value, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, member in value.items():
+            yield key
+            yield from _texts(member)
+    elif isinstance(value, list | tuple):
+        for member in value:
+            yield from _texts(member)
+
+
+def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """The same JSON value with every text changed, keys included."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {change(key): _map_texts(member, change) for key, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_map_texts(member, change) for member in value]
+    return value

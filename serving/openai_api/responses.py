@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from everloop.records import Feedback
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class ReplyBody(BaseModel):
@@ -22,28 +22,75 @@ class ReplyBody(BaseModel):
         return self.model_dump_json(exclude_unset=True).encode("utf-8")
 
 
+class PromptTokensDetails(ReplyBody):
+    """What is known about the prompt's tokens."""
+
+    cached_tokens: int
+
+
 class Usage(ReplyBody):
-    """Token counts of one request."""
+    """Token counts of one request; each prompt counts once, however many answers it has."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class TopLogprob(ReplyBody):
+    """One of the most probable tokens at a place."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(ReplyBody):
+    """A token of an answer."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(ReplyBody):
+    """The tokens of a chat's answer, or of a piece of it."""
+
+    content: list[TokenLogprob]
+    refusal: None
+
+
+class CallFunction(ReplyBody):
+    """The function of a call, with its arguments as JSON text."""
+
+    name: str
+    arguments: str
+
+
+class AnswerCall(ReplyBody):
+    """A tool call in an answer."""
+
+    id: str
+    type: Literal["function"]
+    function: CallFunction
 
 
 class AnswerMessage(ReplyBody):
     """The answer of a chat."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    tool_calls: list[AnswerCall] | None = None
 
 
 class ChatChoice(ReplyBody):
-    """The one choice of a chat completion."""
+    """One answer of a chat completion."""
 
     index: int
     message: AnswerMessage
-    logprobs: None
+    logprobs: ChatLogprobs | None
     finish_reason: FinishReason
 
 
@@ -54,8 +101,25 @@ class ChatCompletion(ReplyBody):
     object: Literal["chat.completion"]
     created: int
     model: str
+    system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
+
+
+class CallFunctionDelta(ReplyBody):
+    """What a chunk adds to a call's function."""
+
+    name: str | None = None
+    arguments: str
+
+
+class CallDelta(ReplyBody):
+    """What a chunk adds to a call; the first of a call has its id and type."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: CallFunctionDelta
 
 
 class Delta(ReplyBody):
@@ -63,14 +127,15 @@ class Delta(ReplyBody):
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    tool_calls: list[CallDelta] | None = None
 
 
 class ChunkChoice(ReplyBody):
-    """The one choice of a chunk."""
+    """A piece of one answer."""
 
     index: int
     delta: Delta
-    logprobs: None
+    logprobs: ChatLogprobs | None
     finish_reason: FinishReason | None
 
 
@@ -81,16 +146,26 @@ class ChatCompletionChunk(ReplyBody):
     object: Literal["chat.completion.chunk"]
     created: int
     model: str
+    system_fingerprint: str
     choices: list[ChunkChoice]
     usage: Usage | None = None
 
 
+class TextLogprobs(ReplyBody):
+    """The tokens of a text completion, or of a piece of it, in four lists of equal length."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
 class TextChoice(ReplyBody):
-    """The one choice of a text completion, whole or in pieces."""
+    """One answer of a text completion, whole or a piece of it."""
 
     text: str
     index: int
-    logprobs: None
+    logprobs: TextLogprobs | None
     finish_reason: FinishReason | None
 
 
@@ -101,8 +176,48 @@ class Completion(ReplyBody):
     object: Literal["text_completion"]
     created: int
     model: str
+    system_fingerprint: str
     choices: list[TextChoice]
     usage: Usage | None = None
+
+
+class EmbeddingUsage(ReplyBody):
+    """Token counts of an embedding request."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingItem(ReplyBody):
+    """The vector of one input: numbers, or float32 little-endian in base64."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingList(ReplyBody):
+    """Reply of POST /v1/embeddings."""
+
+    object: Literal["list"]
+    data: list[EmbeddingItem]
+    model: str
+    usage: EmbeddingUsage
+
+
+class TokenizeReply(ReplyBody):
+    """Reply of POST /tokenize."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class DetokenizeReply(ReplyBody):
+    """Reply of POST /detokenize."""
+
+    prompt: str
 
 
 class Model(ReplyBody):

@@ -1,29 +1,35 @@
-"""How an answer is sent: whole as JSON, or in pieces as server-sent events.
+"""How answers are sent: whole as JSON, or in pieces as server-sent events.
 
-The last byte of either goes out only after the interaction is durable. A failure after the first
-byte becomes `data: {"error": …}` and no `[DONE]`; a client that leaves ends its generation.
+The last byte of either goes out only after the interactions are durable. A failure after the first
+byte becomes `data: {"error": …}` and no `[DONE]`; a client that leaves ends its generation. While a
+stream waits for its first token, comments keep its connection open.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Iterable
 from contextlib import aclosing
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from everloop.errors import EverloopError
+from serving.openai_api.choice import Choice
 from serving.openai_api.errors import ErrorReply, describe
-from serving.openai_api.generation import Generation
+from serving.openai_api.generation import Generation, Unfinished
 from serving.openai_api.observer import RequestFacts, facts_of
-from serving.openai_api.responses import FinishReason, Usage
+from serving.openai_api.reply import Reply
 from serving.openai_api.state import ApiState
+
+if TYPE_CHECKING:
+    from serving.engine.sequence import RequestOutput
 
 logger = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
 _EVENT_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -31,40 +37,21 @@ _EVENT_HEADERS = [
 ]
 
 
-class AnswerForm(Protocol):
-    """Writes one route's JSON."""
-
-    def whole(self, generation: Generation) -> bytes:
-        """The reply that holds the answer."""
-
-    def opening(self) -> bytes | None:
-        """The chunk before any text."""
-
-    def piece(self, text: str) -> bytes:
-        """A chunk with text."""
-
-    def closing(self, finish_reason: FinishReason) -> bytes:
-        """The chunk that says why the answer ended."""
-
-    def usage(self, usage: Usage) -> bytes | None:
-        """The chunk with the token counts, if the client asked for it."""
-
-
-def event(data: bytes) -> bytes:
-    """One server-sent event; JSON has no line breaks of its own."""
-    return b"data: " + data + b"\n\n"
+def events(chunks: Iterable[bytes]) -> bytes:
+    """Server-sent events, one for each chunk; JSON has no line breaks of its own."""
+    return b"".join(b"data: " + chunk + b"\n\n" for chunk in chunks)
 
 
 class GenerationResponse(Response):
     """An ASGI response that generates while it sends."""
 
     def __init__(
-        self, api: ApiState, generation: Generation, form: AnswerForm, *, stream: bool
+        self, api: ApiState, generation: Generation, reply: Reply, *, stream: bool
     ) -> None:
         super().__init__()
         self._api = api
         self._generation = generation
-        self._form = form
+        self._reply = reply
         self._stream = stream
         self._is_complete = False
 
@@ -86,17 +73,17 @@ class GenerationResponse(Response):
             if reply.code == "timeout":
                 facts.status = "timeout"
             if reply.status >= 500:
-                await self._generation.record_unsent("error")
+                await self._generation.record_unsent(_reason(reply))
             raise
         finally:
             self._api.num_active -= 1
 
     async def _send_whole(self, send: Send) -> None:
-        async with aclosing(self._generation.pieces()) as pieces:
-            async for _ in pieces:
+        async with aclosing(self._generation.outputs()) as outputs:
+            async for _ in outputs:
                 pass
-        body = self._form.whole(self._generation)
-        await self._generation.record(self._generation.finish_reason)
+        body = self._reply.whole()
+        await self._generation.record()
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
@@ -106,44 +93,69 @@ class GenerationResponse(Response):
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _send_stream(self, send: Send, facts: RequestFacts) -> None:
-        async with aclosing(self._generation.pieces()) as pieces:
-            # Before the first byte: a refusal can still have its own HTTP status.
-            first = await anext(pieces)
-            await send({"type": "http.response.start", "status": 200, "headers": _EVENT_HEADERS})
+        async with aclosing(self._generation.outputs()) as outputs:
+            first = asyncio.ensure_future(anext(outputs))
             try:
-                await self._send_events(send, first, pieces)
-                await self._generation.record(self._generation.finish_reason)
-                last = DONE
-            except Exception as error:  # noqa: BLE001 - the HTTP boundary: every failure answers
-                last = event((await self._failure(error, facts)).body())
+                # Before the first byte: a refusal can still have its own HTTP status.
+                is_started = await self._wait_for(first, send)
+                if not is_started:
+                    first.result()
+                    await _start_events(send)
+                try:
+                    await self._send_events(send, await first, outputs)
+                    await self._generation.record()
+                    last = DONE
+                except Exception as error:  # noqa: BLE001 - the HTTP boundary: every failure answers
+                    last = events([(await self._failure(error, facts)).body()])
+            finally:
+                first.cancel()
+                await asyncio.wait([first])
         self._is_complete = True
         await send({"type": "http.response.body", "body": last, "more_body": False})
 
-    async def _send_events(self, send: Send, first: str, pieces: AsyncIterator[str]) -> None:
-        generation, form = self._generation, self._form
-        opening = form.opening()
-        head = event(opening) if opening else b""
-        if first:
-            head += event(form.piece(first))
-        if head:
-            await send({"type": "http.response.body", "body": head, "more_body": True})
-        async for text in pieces:
-            if text:
-                body = event(form.piece(text))
-                await send({"type": "http.response.body", "body": body, "more_body": True})
-        tail = event(form.closing(generation.finish_reason))
-        usage = form.usage(generation.usage)
-        if usage:
-            tail += event(usage)
-        await send({"type": "http.response.body", "body": tail, "more_body": True})
+    async def _wait_for(self, first: "asyncio.Future[object]", send: Send) -> bool:
+        """Wait for the first output; say whether the stream had to begin without it."""
+        is_started = False
+        seconds = self._api.config.keep_alive_seconds
+        while not (await asyncio.wait([first], timeout=seconds))[0]:
+            if not is_started:
+                await _start_events(send)
+                is_started = True
+            await _send_part(send, KEEP_ALIVE)
+        return is_started
+
+    async def _send_events(
+        self,
+        send: Send,
+        first: "tuple[Choice, RequestOutput]",
+        outputs: "AsyncGenerator[tuple[Choice, RequestOutput], None]",
+    ) -> None:
+        reply = self._reply
+        await _send_part(send, events(reply.opening() + reply.piece(*first)))
+        async for choice, output in outputs:
+            await _send_part(send, events(reply.piece(choice, output)))
+        await _send_part(send, events(reply.ending()))
 
     async def _failure(self, error: Exception, facts: RequestFacts) -> ErrorReply:
-        facts.status = "error"
         reply = describe(error)
+        facts.status = "timeout" if reply.code == "timeout" else "error"
         if reply.status == 500:
             logger.error("request=%s failed in its stream", facts.id, exc_info=error)
-        await self._generation.record_unsent("error")
+        await self._generation.record_unsent(_reason(reply))
         return reply
+
+
+def _reason(reply: ErrorReply) -> Unfinished:
+    return "timeout" if reply.code == "timeout" else "error"
+
+
+async def _start_events(send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": _EVENT_HEADERS})
+
+
+async def _send_part(send: Send, body: bytes) -> None:
+    if body:
+        await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
 async def unless_disconnected(receive: Receive, work: Coroutine[object, object, None]) -> None:

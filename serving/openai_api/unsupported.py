@@ -10,42 +10,25 @@ from serving.openai_api.errors import ApiError
 
 Table = Mapping[str, tuple[object, ...]]  # field -> values that ask for nothing
 
+# Extras of other servers that change the answer.
 _GENERATION: dict[str, tuple[object, ...]] = {
-    "n": (1,),
-    "logit_bias": ({},),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    # Extras of other servers that change the answer.
-    "min_p": (0,),
-    "min_tokens": (0,),
-    "repetition_penalty": (1,),
     "length_penalty": (1,),
     "use_beam_search": (False,),
-    "stop_token_ids": ([],),
     "bad_words": ([],),
     "allowed_token_ids": ([],),
     "prompt_logprobs": (0,),
     "include_stop_str_in_output": (False,),
     "skip_special_tokens": (True,),
-    "structured_outputs": (),
     "guided_json": (),
     "guided_regex": (),
     "guided_choice": (),
     "guided_grammar": (),
-    "echo": (False,),
-    "best_of": (1,),
 }
 
 CHAT: Table = {
     **_GENERATION,
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "audio": (),
     "moderation": (),
@@ -54,26 +37,46 @@ CHAT: Table = {
     "web_search_options": (),
     "verbosity": ("medium",),
     "service_tier": ("auto", "default"),
+    "echo": (False,),
+    "best_of": (1,),
     "chat_template": (),
     "chat_template_kwargs": ({},),
     "add_generation_prompt": (True,),
     "continue_final_message": (False,),
 }
 
-COMPLETIONS: Table = {
-    **_GENERATION,
-    "logprobs": (),
-    "suffix": ("",),
-    "response_format": ({"type": "text"},),
+COMPLETIONS: Table = {**_GENERATION, "suffix": ("",)}
+
+MESSAGE: Table = {"audio": (), "refusal": ("",), "function_call": ()}
+
+STRUCTURED_OUTPUTS: Table = {
+    "structural_tag": (),
+    "disable_fallback": (False, True),
+    "disable_any_whitespace": (False,),
+    "disable_additional_properties": (False,),
+    "whitespace_pattern": (),
 }
 
-MESSAGE: Table = {
-    "name": (),
-    "audio": (),
-    "refusal": ("",),
-    "tool_calls": ([],),
-    "tool_call_id": (),
-    "function_call": (),
+EMBEDDINGS: Table = {
+    "truncate_prompt_tokens": (),
+    "instruction": (),
+}
+
+TOKENIZE: Table = {
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "continue_final_message": (False,),
+    "mm_processor_kwargs": ({},),
+}
+
+# Fields that another field has replaced.
+_INSTEAD = {
+    "functions": "Send tools.",
+    "function_call": "Send tool_choice.",
+    "guided_json": "Send structured_outputs.json.",
+    "guided_regex": "Send structured_outputs.regex.",
+    "guided_choice": "Send structured_outputs.choice.",
+    "guided_grammar": "Send structured_outputs.grammar.",
 }
 
 
@@ -89,7 +92,7 @@ def refuse_unsupported(fields: Mapping[str, object], table: Table, prefix: str =
             continue
         remedy = f"Leave it out or send {_shown(harmless)}." if harmless else "Leave it out."
         raise ApiError(
-            f"{prefix}{name} is not supported by this server. {remedy}",
+            f"{prefix}{name} is not supported by this server. {_INSTEAD.get(name, remedy)}",
             param=prefix + name,
             code="unsupported_parameter",
         )

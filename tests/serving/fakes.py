@@ -69,6 +69,8 @@ class ScriptedEngine:
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     requests: list[tuple[list[int], SamplingParams]] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
+    tenants: list[str] = field(default_factory=list)
+    deadlines: list[float | None] = field(default_factory=list)
     loop: asyncio.AbstractEventLoop | None = None
     is_dead: bool = False
 
@@ -86,11 +88,16 @@ class ScriptedEngine:
         params: SamplingParams,
         request_id: str,
         version: ScriptedVersion | None = None,
+        *,
+        tenant: str = "",
+        deadline: float | None = None,
     ) -> AsyncIterator[RequestOutput]:
         if len(prompt_token_ids) + params.max_tokens > self.current.max_model_len:
             raise PromptTooLongError("too long")
         self.loop = asyncio.get_running_loop()
         self.requests.append((prompt_token_ids, params))
+        self.tenants.append(tenant)
+        self.deadlines.append(deadline)
         arrival = time.monotonic()
         finished = False
         try:

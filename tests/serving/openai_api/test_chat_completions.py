@@ -41,7 +41,9 @@ def test_chat_answers_the_official_client(client):
 
 def test_chat_reply_has_every_required_key(http):
     reply = http.post("/v1/chat/completions", json=BODY).json()
-    assert set(reply) == {"id", "object", "created", "model", "choices", "usage"}
+    assert set(reply) == {
+        "id", "object", "created", "model", "system_fingerprint", "choices", "usage",
+    }  # fmt: skip
     assert reply["object"] == "chat.completion"
     assert reply["choices"] == [
         {

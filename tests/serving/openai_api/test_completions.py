@@ -27,7 +27,9 @@ def test_completion_answers_the_official_client(client, engine):
 
 def test_completion_reply_has_every_required_key(http):
     reply = http.post("/v1/completions", json=BODY).json()
-    assert set(reply) == {"id", "object", "created", "model", "choices", "usage"}
+    assert set(reply) == {
+        "id", "object", "created", "model", "system_fingerprint", "choices", "usage",
+    }  # fmt: skip
     assert reply["object"] == "text_completion"
     assert reply["choices"] == [
         {"text": "Hello!", "index": 0, "logprobs": None, "finish_reason": "stop"}
@@ -58,6 +60,7 @@ def test_completion_stream_usage(http):
     assert received[-1]["choices"] == []
     assert received[-1]["usage"] == {
         "prompt_tokens": 4, "completion_tokens": 4, "total_tokens": 8,
+        "prompt_tokens_details": {"cached_tokens": 0},
     }  # fmt: skip
     assert all("usage" not in chunk for chunk in stream(http))
 
@@ -79,8 +82,9 @@ def test_completion_takes_a_list_of_one_prompt(client, prompt):
 @pytest.mark.parametrize(
     ("prompt", "param"),
     [
-        (["one", "two"], "prompt"),
-        ([[1], [2]], "prompt"),
+        (["one", ""], "prompt[1]"),
+        ([[1], []], "prompt"),
+        ([[1], [259]], "prompt[1][0]"),
         ([], "prompt"),
         ("", "prompt"),
         (None, "prompt"),

@@ -49,7 +49,7 @@ def test_request_id_is_on_errors_too(http, path):
 def test_counter_names_route_model_status_and_stream(http, observer):
     http.post("/v1/chat/completions", json=ASK)
     http.post("/v1/completions", json={"model": TAG, "prompt": "x", "stream": True})
-    http.post("/v1/chat/completions", json=ASK | {"n": 2})
+    http.post("/v1/chat/completions", json=ASK | {"n": 129})
     http.get("/v1/models/nobody")
     http.get("/somewhere")
     assert observer.requests == [

@@ -39,7 +39,7 @@ def test_openapi_required_keys_are_those_of_the_wire(document, http):
 def test_openapi_shows_what_content_and_stop_may_be(document):
     schemas = document["components"]["schemas"]
     content = schemas["ChatMessage"]["properties"]["content"]
-    assert [kind["type"] for kind in content["anyOf"]] == ["string", "array"]
+    assert [kind["type"] for kind in content["anyOf"]] == ["string", "array", "null"]
     assert '"string"' in json.dumps(schemas["ChatCompletionRequest"]["properties"]["stop"])
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everloop.chat import CHAT_TEMPLATE, ChatTemplate
+from everloop.chat import CHAT_TEMPLATE, ChatTemplate, template_turns
 from everloop.records import Message
 from serving.openai_api.errors import ApiError
 from serving.openai_api.prompt import PromptEncoder
@@ -37,7 +37,9 @@ def test_chat_without_special_names_is_encoded_as_a_whole():
     messages = chat("  Hello\n\n", "\tWorld ")
     expected = TOKENIZER.encode(TEMPLATE.render(messages), add_special_tokens=False).ids
     assert ENCODER.encode_chat(messages) == expected
-    assert ENCODER._encode_guarded(TEMPLATE, messages) == expected
+    turns = template_turns(messages)
+    guarded = ENCODER._encode_guarded(TEMPLATE, turns, (), add_generation_prompt=True)
+    assert guarded == expected
 
 
 def test_names_that_form_only_in_the_rendered_text_are_the_templates():

@@ -107,7 +107,7 @@ def test_store_otherwise_keeps_the_text(http, recorder, store):
 
 def test_refused_request_is_not_recorded(http, recorder):
     http.post(PATH, json=BODY | {"max_tokens": 5000})
-    http.post(PATH, json=BODY | {"n": 2})
+    http.post(PATH, json=BODY | {"functions": [{"name": "f"}]})
     assert recorder.interactions == []
 
 

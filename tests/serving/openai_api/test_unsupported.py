@@ -12,17 +12,8 @@ CHAT = (
 COMPLETIONS = ("/v1/completions", {"model": "everloop", "prompt": "Once"})
 
 REFUSED_IN_CHAT = {
-    "n": 2,
-    "logprobs": True,
-    "top_logprobs": 3,
-    "tools": [{"type": "function", "function": {"name": "f"}}],
-    "tool_choice": "required",
     "functions": [{"name": "f"}],
     "function_call": {"name": "f"},
-    "response_format": {"type": "json_object"},
-    "logit_bias": {"50": -100},
-    "presence_penalty": 0.5,
-    "frequency_penalty": -0.5,
     "modalities": ["text", "audio"],
     "audio": {"voice": "alloy", "format": "wav"},
     "prediction": {"type": "content", "content": "x"},
@@ -31,9 +22,12 @@ REFUSED_IN_CHAT = {
     "verbosity": "high",
     "service_tier": "flex",
     "moderation": {"model": "x"},
-    "min_p": 0.1,
-    "repetition_penalty": 1.2,
+    "best_of": 2,
+    "echo": True,
     "guided_json": {},
+    "guided_regex": "a+",
+    "use_beam_search": True,
+    "chat_template_kwargs": {"enable_thinking": False},
 }
 FINE_IN_CHAT = {
     "n": 1,
@@ -48,21 +42,13 @@ FINE_IN_CHAT = {
     "modalities": ["text"],
     "service_tier": "auto",
     "verbosity": "medium",
-    "user": "someone",
     "safety_identifier": "someone",
     "prompt_cache_key": "someone",
     "repetition_penalty": 1.0,
+    "function_call": "none",
+    "functions": [],
 }
-REFUSED_IN_COMPLETIONS = {
-    "n": 2,
-    "best_of": 3,
-    "echo": True,
-    "logprobs": 0,
-    "suffix": "end",
-    "logit_bias": {"50": 1},
-    "presence_penalty": 1,
-    "frequency_penalty": 1,
-}
+REFUSED_IN_COMPLETIONS = {"suffix": "end", "guided_choice": ["a"], "length_penalty": 2}
 FINE_IN_COMPLETIONS = {"n": 1, "best_of": 1, "echo": False, "suffix": "", "logit_bias": {}}
 
 
@@ -98,7 +84,7 @@ def test_completions_take_a_value_that_asks_for_nothing(http, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("tool_calls", [{"id": "1"}]), ("name", "Ada"), ("audio", {"id": "x"})]
+    ("name", "value"), [("audio", {"id": "x"}), ("refusal", "No."), ("function_call", {})]
 )
 def test_message_fields_are_refused_by_their_path(http, name, value):
     path, body = CHAT
@@ -116,3 +102,8 @@ def test_refusal_says_what_to_do():
     with pytest.raises(ApiError) as caught:
         refuse_unsupported({"n": 2}, {"n": (1,)})
     assert str(caught.value) == "n is not supported by this server. Leave it out or send 1."
+
+
+def test_refusal_names_the_field_that_replaced_it(http):
+    reply = post(http, CHAT, "guided_regex", "a+")
+    assert reply.json()["error"]["message"].endswith("Send structured_outputs.regex.")

@@ -2,8 +2,9 @@
 
 import pytest
 
+from serving.openai_api.chat_request import ChatCompletionRequest
 from serving.openai_api.errors import ApiError
-from serving.openai_api.protocol import ChatCompletionRequest, parse_body
+from serving.openai_api.request_body import parse_body
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "everloop", "messages": [{"role": "user", "content": "Hi"}]}
@@ -74,7 +75,7 @@ def test_wrong_value_is_refused_by_name(http, name, value):
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
-        ({"messages": [{"role": "tool", "content": "4"}]}, "messages[0].role"),
+        ({"messages": [{"role": "tool", "content": "4"}]}, "messages[0].tool_call_id"),
         ({"messages": [{"role": "function", "content": "4"}]}, "messages[0].role"),
         ({"messages": [{"role": "robot", "content": "4"}]}, "messages[0].role"),
         (
@@ -130,8 +131,8 @@ def test_shown_value_is_cut(http):
         ({}, None),
     ],
 )
-def test_answer_limit_has_two_names(fields, limit):
-    assert ChatCompletionRequest.model_validate(BODY | fields).answer_limit == limit
+def test_wanted_tokens_has_two_names(fields, limit):
+    assert ChatCompletionRequest.model_validate(BODY | fields).wanted_tokens == limit
 
 
 @pytest.mark.parametrize("value", [-1, 0, None])

@@ -1,0 +1,98 @@
+"""The frame that the two inference routes share: read, admit, generate, send."""
+
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serving.openai_api.choice import Prompt
+from serving.openai_api.errors import ApiError
+from serving.openai_api.generation import AdmittedRequest, Generation
+from serving.openai_api.generation_request import GenerationRequest
+from serving.openai_api.observer import facts_of
+from serving.openai_api.reply import Reply, ReplyForm
+from serving.openai_api.request_body import parse_body
+from serving.openai_api.state import ApiState, state_of
+from serving.openai_api.streaming import GenerationResponse
+from serving.openai_api.tenant import tenant_of
+from serving.openai_api.unsupported import Table
+
+if TYPE_CHECKING:
+    from serving.engine.llm_engine import LLMEngine
+
+G = TypeVar("G", bound=GenerationRequest)
+Admission = Callable[[ApiState, G, "LLMEngine"], Awaitable[tuple[list[Prompt], ReplyForm]]]
+
+_ID_PREFIX = {"chat": "chatcmpl-", "completions": "cmpl-"}
+
+
+def endpoint(
+    route: Literal["chat", "completions"], schema: type[G], unsupported: Table, admit: Admission[G]
+) -> Callable[[Request], Awaitable[Response]]:
+    """Make the handler of a route.
+
+    Args:
+        route: its name.
+        schema: of its body.
+        unsupported: fields that it refuses by name.
+        admit: makes the prompts of a body, and says how answers to them are written.
+    """
+
+    async def handle(request: Request) -> Response:
+        api, facts = state_of(request), facts_of(request.scope)
+        body = parse_body(await request.body(), schema, unsupported)
+        facts.stream = bool(body.stream)
+        deadline = _deadline(request, api)
+        version = api.version_named(body.model)
+        prompts, form = await admit(api, body, version)
+        _check_count(api, body.num_candidates * len(prompts), len(prompts))
+        facts.model = version.manifest.tag
+        admitted = AdmittedRequest(
+            id=_ID_PREFIX[route] + uuid.uuid4().hex,
+            route=route,
+            version=version,
+            prompts=prompts,
+            num_choices=body.num_choices,
+            num_candidates=body.num_candidates,
+            is_scoring=body.wanted_tokens == 0,
+            tenant=tenant_of(request.scope),
+            deadline=deadline,
+            metadata=body.labels,
+            keep_text=body.store is not False,
+        )
+        generation = Generation(api, admitted)
+        reply = Reply(generation, form, include_usage=body.include_usage)
+        return GenerationResponse(api, generation, reply, stream=facts.stream)
+
+    return handle
+
+
+def _deadline(request: Request, api: ApiState) -> float | None:
+    """When the request must have ended, by the server's limit and the client's own."""
+    limit = api.config.max_request_seconds
+    wanted = request.headers.get("x-request-timeout")
+    if wanted is not None:
+        try:
+            seconds = float(wanted)
+        except ValueError:
+            seconds = 0.0
+        if not 0 < seconds < float("inf"):
+            raise ApiError(
+                f"x-request-timeout must be a number of seconds above 0, got {wanted[:40]!r}.",
+                param="x-request-timeout",
+            )
+        limit = seconds if limit is None else min(limit, seconds)
+    return None if limit is None else time.monotonic() + limit
+
+
+def _check_count(api: ApiState, count: int, num_prompts: int) -> None:
+    limit = api.config.max_choices
+    if count > limit:
+        raise ApiError(
+            f"The request asks for {count} answers, the server gives {limit} at most "
+            "(server.max_choices). Send several requests.",
+            param="n" if num_prompts == 1 else "prompt",
+        )

@@ -1,0 +1,135 @@
+"""Tokens with their logprobs as the wire has them, each given out with the text it belongs to.
+
+A token's place is where its text begins; places come from the same decoding as the text. So what a
+stop text cuts off the answer is cut off the logprobs too, and the end token is never among them.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+from serving.engine.detokenizer import token_bytes
+from serving.openai_api.responses import TextLogprobs, TokenLogprob, TopLogprob
+
+if TYPE_CHECKING:
+    from serving.engine.sequence import RequestOutput, TokenLogprobs
+
+_LEAST = -9999.0  # Source: OpenAI's specification; JSON has no minus infinity
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedToken:
+    """A token and where its text begins.
+
+    Attributes:
+        entry: None for the first token of a prompt, which nothing predicts.
+    """
+
+    token_id: int
+    entry: "TokenLogprobs | None"
+    offset: int
+
+
+class TokenPlacer:
+    """Holds the tokens of one answer until their text is out."""
+
+    def __init__(self, tokenizer: Tokenizer, start: int = 0) -> None:
+        self._tokenizer = tokenizer
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._decoded = start
+        self._written = start
+        self._held: list[PlacedToken] = []
+
+    def take(self, output: "RequestOutput") -> list[PlacedToken]:
+        """Take the next output and give the tokens whose text has begun by its end.
+
+        Of an answer that its length ended, all are given.
+        """
+        for token_id, entry in zip(output.token_ids, output.logprobs, strict=True):
+            self._held.append(PlacedToken(token_id, entry, self._decoded))
+            self._decoded += len(self._stream.step(self._tokenizer, token_id) or "")
+        self._written += len(output.text)
+        if output.finish_reason == "length":
+            count = len(self._held)
+        else:
+            count = sum(token.offset < self._written for token in self._held)
+        released, self._held = self._held[:count], self._held[count:]
+        return released
+
+
+def place_prompt(
+    tokenizer: Tokenizer, token_ids: Sequence[int], output: "RequestOutput", *, is_text: bool
+) -> list[PlacedToken]:
+    """Place the tokens of an echoed prompt.
+
+    Args:
+        tokenizer: of the version.
+        token_ids: of the prompt.
+        output: the first of the answer, which has their logprobs.
+        is_text: the prompt came as text, to which special tokens may have been added.
+    """
+    stream, offset, placed = DecodeStream(skip_special_tokens=is_text), 0, []
+    for token_id, entry in zip(token_ids, output.prompt_logprobs, strict=True):
+        placed.append(PlacedToken(token_id, entry, offset))
+        offset += len(stream.step(tokenizer, token_id) or "")
+    return placed
+
+
+def chat_logprobs(tokenizer: Tokenizer, tokens: Iterable[PlacedToken]) -> list[TokenLogprob]:
+    """The tokens in the form of chats."""
+    content = []
+    for token in tokens:
+        if token.entry is None:
+            continue
+        raw = token_bytes(tokenizer, token.token_id)
+        top = [
+            _top(token_bytes(tokenizer, token_id), logprob) for token_id, logprob in token.entry.top
+        ]
+        content.append(
+            TokenLogprob(
+                token=_shown(raw, ""),
+                logprob=max(token.entry.logprob, _LEAST),
+                bytes=list(raw),
+                top_logprobs=top,
+            )
+        )
+    return content
+
+
+def text_logprobs(tokenizer: Tokenizer, tokens: Sequence[PlacedToken]) -> TextLogprobs:
+    """The tokens in the form of text completions."""
+    names = [_shown(token_bytes(tokenizer, token.token_id), "bytes:") for token in tokens]
+    entries = [token.entry for token in tokens]
+    return TextLogprobs(
+        tokens=names,
+        token_logprobs=[entry and max(entry.logprob, _LEAST) for entry in entries],
+        top_logprobs=[
+            entry and _by_name(tokenizer, name, entry)
+            for name, entry in zip(names, entries, strict=True)
+        ],
+        text_offset=[token.offset for token in tokens],
+    )
+
+
+def _by_name(tokenizer: Tokenizer, name: str, entry: "TokenLogprobs") -> dict[str, float]:
+    # The chosen token is always among them, so there may be one more than was asked for.
+    top = {
+        _shown(token_bytes(tokenizer, token_id), "bytes:"): max(logprob, _LEAST)
+        for token_id, logprob in entry.top
+    }
+    return top | {name: max(entry.logprob, _LEAST)}
+
+
+def _top(raw: bytes, logprob: float) -> TopLogprob:
+    return TopLogprob(token=_shown(raw, ""), logprob=max(logprob, _LEAST), bytes=list(raw))
+
+
+def _shown(raw: bytes, prefix: str) -> str:
+    r"""A token as text; one that is no whole character as `\xe4\xb8`, the way of OpenAI."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return prefix + "".join(f"\\x{byte:02x}" for byte in raw)
