@@ -1,0 +1,197 @@
+"""Answers of a given form: JSON, a regular expression, a grammar. The only user of llguidance.
+
+A grammar is compiled once per model version and kept; each request gets a copy of its first state.
+At every step the copy says which tokens can come next, and all others lose their logits, so that
+an answer is right by construction, however weak the model.
+"""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from numpy.typing import NDArray
+
+from everloop.errors import DataError, EngineError
+from serving.engine.sampling_params import StructuredOutput
+from serving.engine.vocabulary import Vocabulary
+
+# Bounds of one step beside the library's own: common grammars take some 20 microseconds, the most
+# ambiguous ones that these let pass tens of milliseconds, by the library's defaults hundreds.
+_STEP_MAX_ITEMS = 5_000
+_STEP_LEXER_FUEL = 100_000
+_MAX_LEXER_STATES = 50_000  # of one or two kilobytes
+_MAX_MASK_SECONDS = 0.03  # of processor time; a request whose grammar takes longer ends
+_MAX_TEXT = 1 << 18  # characters of a schema or grammar
+_MAX_COMPILED = 64  # grammars kept per model version
+# A newline and its indentation; without a bound a weak model writes spaces for ever.
+_WHITESPACE = r"[\x20\x0A\x0D\x09]{1,16}"
+_ANY_OBJECT = '{"type": "object"}'
+_NAMES = {
+    "json_object": "JSON mode",
+    "json_schema": "the JSON schema",
+    "regex": "the regular expression",
+    "lark": "the grammar",
+}
+
+
+class GrammarCompiler:
+    """The compiled grammars of one model version. Any thread may use it.
+
+    Args:
+        vocabulary: of the version.
+        vocab_size: of the model; tokens that only its table has are never allowed.
+        eos_token_ids: allowed where a grammar may end.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, vocab_size: int, eos_token_ids: Sequence[int]
+    ) -> None:
+        self._vocabulary = vocabulary
+        self._vocab_size = vocab_size
+        self._eos_token_ids = list(eos_token_ids)
+        self._lock = threading.Lock()
+        self._tokenizer: LLTokenizer | None = None  # made when first needed: it takes a while
+        self._compiled: OrderedDict[StructuredOutput, LLMatcher] = OrderedDict()
+
+    def check(self, structured: StructuredOutput) -> None:
+        """Compile a grammar, unless that was done before.
+
+        Raises:
+            DataError: it is wrong or asks for something that is not supported; with the reason.
+        """
+        self._find(structured)
+
+    def start(self, structured: StructuredOutput) -> "GrammarMatcher":
+        """Begin an answer.
+
+        Raises:
+            DataError: see `check`.
+        """
+        return GrammarMatcher(self._find(structured).deep_copy(), self._vocab_size)
+
+    def _find(self, structured: StructuredOutput) -> LLMatcher:
+        with self._lock:
+            matcher = self._compiled.get(structured)
+            if matcher is None:
+                matcher = self._compiled[structured] = self._compile(structured)
+                if len(self._compiled) > _MAX_COMPILED:
+                    self._compiled.popitem(last=False)
+            else:
+                self._compiled.move_to_end(structured)
+            return matcher
+
+    def _compile(self, structured: StructuredOutput) -> LLMatcher:
+        if len(structured.text) > _MAX_TEXT:
+            raise DataError(
+                f"structured: {_NAMES[structured.kind]} has {len(structured.text)} characters, "
+                f"the limit is {_MAX_TEXT}."
+            )
+        if not self._vocabulary.is_exact:
+            raise DataError(
+                "structured: the tokenizer of this model gives its tokens no bytes of their own, "
+                "so no grammar can be kept; byte-level and SentencePiece tokenizers do."
+            )
+        if self._tokenizer is None:
+            tokens = _Tokens(self._vocabulary, self._vocab_size, self._eos_token_ids)
+            self._tokenizer = LLTokenizer(
+                TokenizerWrapper(tokens), eos_token=self._eos_token_ids or None
+            )
+        try:
+            grammar = _grammar(structured)
+        except ValueError as error:
+            raise _refusal(structured, str(error)) from error
+        limits = LLParserLimits(
+            step_max_items=_STEP_MAX_ITEMS,
+            step_lexer_fuel=_STEP_LEXER_FUEL,
+            max_lexer_states=_MAX_LEXER_STATES,
+            verbose_errors=False,
+        )
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
+        matcher.compute_bitmask()  # some grammars are found too large only here
+        if matcher.is_error():
+            raise _refusal(structured, matcher.get_error())
+        return matcher
+
+
+class GrammarMatcher:
+    """Where one answer stands in its grammar."""
+
+    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
+        self._matcher = matcher
+        self._words = np.zeros(vocab_size // 32 + 1, np.uint32)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing can follow."""
+        return self._matcher.is_stopped()
+
+    def mask(self, logits: NDArray[np.float32]) -> None:
+        """Set the logits, (V,), of all tokens that cannot come next to minus infinity.
+
+        Raises:
+            EngineError: the grammar is too ambiguous to go on.
+        """
+        started = time.thread_time()
+        self._matcher.unsafe_compute_mask_ptr(self._words.ctypes.data, self._words.nbytes)
+        if self._matcher.is_error() or time.thread_time() - started > _MAX_MASK_SECONDS:
+            reason = self._matcher.get_error() or "it takes too long"
+            raise EngineError(f"the grammar cannot be followed further: {_sentence(reason)}.")
+        allowed = np.unpackbits(
+            self._words.view(np.uint8), count=logits.size, bitorder="little"
+        ).view(bool)
+        np.copyto(logits, -np.inf, where=~allowed)
+
+    def accept(self, token_id: int) -> None:
+        """Go on by a token.
+
+        Raises:
+            EngineError: the grammar does not allow it, or is too ambiguous to go on.
+        """
+        if not self._matcher.consume_token(token_id):
+            reason = _sentence(self._matcher.get_error())
+            raise EngineError(f"the grammar cannot be followed further: {reason}.")
+
+
+class _Tokens:
+    """A tokenizer in the form that llguidance asks for."""
+
+    bos_token_id = None
+
+    def __init__(self, vocabulary: Vocabulary, vocab_size: int, eos_token_ids: list[int]) -> None:
+        self._tokenizer = vocabulary.tokenizer
+        self.tokens = [vocabulary.bytes_of(token_id) for token_id in range(vocab_size)]
+        self.special_token_ids = [
+            token_id
+            for token_id in range(vocab_size)
+            if vocabulary.is_special(token_id) or token_id in eos_token_ids
+        ]
+        # Without one the library adds one of its own, behind the others.
+        self.eos_token_id = eos_token_ids[0] if eos_token_ids else None
+
+    def __call__(self, text: str) -> list[int]:
+        token_ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return token_ids
+
+
+def _grammar(structured: StructuredOutput) -> str:
+    if structured.kind == "regex":
+        return LLMatcher.grammar_from_regex(structured.text)
+    if structured.kind == "lark":
+        return LLMatcher.grammar_from_lark(structured.text)
+    schema = _ANY_OBJECT if structured.kind == "json_object" else structured.text
+    return LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": _WHITESPACE})
+
+
+def _refusal(structured: StructuredOutput, reason: str) -> DataError:
+    name = _NAMES[structured.kind]
+    return DataError(f"structured: {name} cannot be used: {_sentence(reason)}.")
+
+
+def _sentence(reason: str) -> str:
+    """The part of the library's message that says what is wrong, without the text around it."""
+    lines = reason.splitlines() or ["no reason given"]
+    causes = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return " ".join((causes or lines)[0].split()).rstrip(".")
