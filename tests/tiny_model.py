@@ -6,19 +6,62 @@ import numpy as np
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
     GenerationConfig,
+    GPT2Config,
     LlamaConfig,
-    LlamaForCausalLM,
+    MistralConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
     Qwen3Config,
-    Qwen3ForCausalLM,
 )
 
 from everloop.chat import CHAT_TEMPLATE
+from training import rnn
 from training.export import ExportConfig, export_checkpoint
+from training.pretrained import quiet_transformers
+from training.rnn import RnnConfig
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VOCAB_SIZE = len(SPECIAL_TOKENS) + 256
+_DECODER = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "initializer_range": 0.1,  # wide, so that logits differ clearly
+}
+_WINDOW = {"sliding_window": 24}
+_RECURRENT = {"hidden_size": 64, "num_hidden_layers": 2, "initializer_range": 0.5}
+# Config class and sizes of every family that can be exported; layers with and without a window.
+FAMILIES = {
+    "qwen3": (Qwen3Config, _DECODER | {"head_dim": 32}),  # wider than hidden_size / heads
+    "llama": (LlamaConfig, _DECODER),
+    "mistral": (MistralConfig, _DECODER | _WINDOW),
+    "qwen2": (
+        Qwen2Config,
+        {name: size for name, size in _DECODER.items() if name != "head_dim"}
+        | _WINDOW
+        | {"use_sliding_window": True, "max_window_layers": 1},
+    ),
+    "gemma": (GemmaConfig, _DECODER),
+    "gemma2": (Gemma2Config, _DECODER | _WINDOW | {"query_pre_attn_scalar": 24}),
+    "gemma3": (
+        Gemma3TextConfig,
+        _DECODER | _WINDOW | {"sliding_window_pattern": 2, "query_pre_attn_scalar": 16},
+    ),
+    "gpt2": (
+        GPT2Config,
+        {"n_embd": 64, "n_inner": 96, "n_layer": 2, "n_head": 4, "initializer_range": 0.1},
+    ),
+    "lstm": (RnnConfig, _RECURRENT | {"cell": "lstm"}),
+    "gru": (RnnConfig, _RECURRENT | {"cell": "gru"}),
+}
 GOLDEN_PROMPTS = ("def add(a, b):", "The list is", "<|im_start|>user\nHello<|im_end|>\n")
 
 
@@ -56,26 +99,15 @@ def make_tiny_checkpoint(
 
     Args:
         folder: made if absent.
-        family: qwen3 or llama.
+        family: one of FAMILIES.
         is_tied: one table for the embedding and the head.
         max_model_len: positions of the model.
         vocab_size: at least 259, the tokens of the tokenizer.
         seed: of the weights.
         settings: further fields of the model's config.
     """
-    config_class, model_class, head_dim = {
-        "qwen3": (Qwen3Config, Qwen3ForCausalLM, 32),  # wider than hidden_size / heads
-        "llama": (LlamaConfig, LlamaForCausalLM, 16),
-    }[family]
-    sizes = {
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": head_dim,
-        "initializer_range": 0.1,  # wide, so that logits differ clearly
-    }
+    rnn.register()
+    config_class, sizes = FAMILIES[family]
     config = config_class(
         **(sizes | settings),
         vocab_size=vocab_size,
@@ -86,16 +118,23 @@ def make_tiny_checkpoint(
         pad_token_id=0,
         attn_implementation="eager",
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), quiet_transformers():
         torch.manual_seed(seed)
-        model = model_class(config)
+        model = AutoModelForCausalLM.from_config(config)
         for name, parameter in model.named_parameters():
-            if "norm" in name:
-                torch.nn.init.uniform_(parameter, 0.5, 1.5)
-            elif name.endswith("bias"):
+            if family not in ("qwen3", "llama") and (".layers." in name or ".h." in name):
+                torch.nn.init.normal_(parameter, std=0.3)  # what is read outweighs the last token
+            if "bias" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
-    model.generation_config = GenerationConfig(bos_token_id=0, eos_token_id=[0, 2], pad_token_id=0)
-    model.save_pretrained(folder)
+            elif "norm" in name or ".ln_" in name:
+                low = -0.5 if family.startswith("gemma") else 0.5  # stored less one
+                if family in ("gemma2", "gemma3") and "post_" in name:
+                    low += 3  # these norms bound what a layer adds
+                torch.nn.init.uniform_(parameter, low, low + 1)
+        model.generation_config = GenerationConfig(
+            bos_token_id=0, eos_token_id=[0, 2], pad_token_id=0
+        )
+        model.save_pretrained(folder)
     make_tiny_tokenizer(folder)
     return folder
 

@@ -40,6 +40,7 @@ def write_graph(
     *,
     precision: Precision,
     positions: int,
+    block_size: int = BLOCK_SIZE,
     embeddings: bool = False,
 ) -> Path:
     """Write model.onnx and model.onnx.data.
@@ -50,33 +51,42 @@ def write_graph(
         folder: exists; files of the same names are replaced.
         precision: of the weights of the linear layers and the embedding table.
         positions: rows of the rotary tables, max_model_len + max_query_len.
+        block_size: quantized weights that share a scale.
         embeddings: give the rows that the head sees as the output `hidden_states`, too.
 
     Raises:
         ArtifactError: a tensor is missing, of another shape or left over, or a width does not
-            divide into int8 blocks.
+            divide into blocks.
     """
-    if precision == "int8":
-        _check_widths(architecture)
+    check_widths(architecture, precision, block_size)
     with ExternalData(folder / DATA_FILE) as data:
-        writer = _GraphWriter(architecture, weights, Nodes(precision, data))
+        writer = _GraphWriter(architecture, weights, Nodes(precision, data, block_size))
         model = writer.write(positions, embeddings=embeddings)
     weights.refuse_leftovers(*([f"{architecture.family.head}.weight"] * architecture.is_tied))
     (folder / MODEL_FILE).write_bytes(model.SerializeToString(deterministic=True))
     return folder / MODEL_FILE
 
 
-def _check_widths(architecture: Architecture) -> None:
+def check_widths(architecture: Architecture, precision: Precision, block_size: int) -> None:
+    """Refuse a precision whose blocks do not fit into the model's widths.
+
+    Raises:
+        ArtifactError: names the width.
+    """
+    if precision == "fp32":
+        return
     widths = {"hidden_size": architecture.n_embd}
     if isinstance(architecture.body, Attention):
         width = architecture.body.n_head * architecture.body.head_dim
         widths["num_attention_heads * head_dim"] = width
         widths["intermediate_size"] = architecture.body.n_ff
     for name, width in widths.items():
-        if width % BLOCK_SIZE:
+        if width % block_size:
+            smaller = "" if block_size == BLOCK_SIZE else f" or block_size {BLOCK_SIZE}"
             raise ArtifactError(
-                f"{architecture.family.architecture}: int8 needs {name} divisible by {BLOCK_SIZE}, "
-                f"got {width}. Export with precision fp32, or train another size."
+                f"{architecture.family.architecture}: {precision} in blocks of {block_size} needs "
+                f"{name} divisible by {block_size}, got {width}. Export with precision fp32"
+                f"{smaller}, or train another size."
             )
 
 
@@ -145,8 +155,8 @@ class _GraphWriter:
         if architecture.is_tied:
             nodes.shared_product(hidden, family.embedding, shape, output)
         else:
-            modules = {family.head: architecture.vocab_size}
-            self._modules.linear(hidden, modules, architecture.n_embd, output)
+            matrix = self._modules.take(f"{family.head}.weight", *shape)
+            nodes.linear(hidden, matrix, None, family.head, output)
         if cap:
             limit = nodes.constant("logits.cap", np.array(cap, np.float32))
             share = nodes.add("Div", [output, limit], ["logits.share"])

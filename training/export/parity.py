@@ -27,21 +27,25 @@ class ParityStep:
     Attributes:
         new_tokens: slot to the number of tokens that it adds.
         free: slots whose sequence ends; their cache stays dirty.
-        copy: (source, target, tokens): the target starts with the source's first tokens.
+        copy: (source, target, tokens): the target starts with the source's first tokens, or with
+            all for None.
         roll_back: slot to the number of tokens that it forgets.
     """
 
     name: str
     new_tokens: Mapping[int, int]
     free: tuple[int, ...] = ()
-    copy: tuple[int, int, int] | None = None
+    copy: tuple[int, int, int | None] | None = None
     roll_back: Mapping[int, int] = field(default_factory=dict)
 
 
-def parity_steps(max_model_len: int, max_query_len: int) -> Iterator[ParityStep]:
+def parity_steps(
+    max_model_len: int, max_query_len: int, *, is_recurrent: bool = False
+) -> Iterator[ParityStep]:
     """Give the schedule: every way in which rows can meet in one batch.
 
-    Chunks stay within max_query_len, rows within max_model_len.
+    Chunks stay within max_query_len, rows within max_model_len. A recurrent state stands for all
+    tokens so far: it is copied whole and never rolled back.
     """
     unit = min(8, max_model_len // 16, max_query_len // 4) or 1
     everyone = dict.fromkeys(range(_SLOTS), 1)
@@ -58,12 +62,14 @@ def parity_steps(max_model_len: int, max_query_len: int) -> Iterator[ParityStep]
         name="leave, shorter row in the dirty slot", free=(0,), new_tokens={0: unit, 1: 1, 2: 1}
     )
     yield ParityStep(
-        name="prefix copied", copy=(2, 3, 3 * unit), new_tokens={0: 1, 1: 1, 2: 1, 3: unit}
+        name="prefix copied",
+        copy=(2, 3, None if is_recurrent else 3 * unit),
+        new_tokens={0: 1, 1: 1, 2: 1, 3: unit},
     )
     yield ParityStep(name="all decode", new_tokens=everyone)
     yield ParityStep(
         name="rolled back, several tokens to verify",
-        roll_back={2: 3},
+        roll_back={} if is_recurrent else {2: 3},
         new_tokens={slot: min(4, max_query_len) for slot in range(_SLOTS)},
     )
     longest = min(max_model_len, _LONGEST)
@@ -103,7 +109,7 @@ def max_abs_logit_diff(
     generator = np.random.default_rng(seed)
     rows = [_Row(model) for _ in range(_SLOTS)]
     worst = 0.0
-    for step in parity_steps(max_model_len, max_query_len):
+    for step in parity_steps(max_model_len, max_query_len, is_recurrent=runner.is_recurrent):
         for slot in (*step.free, *step.roll_back):
             worst = max(worst, rows[slot].difference())
         for slot in step.free:
@@ -113,7 +119,8 @@ def max_abs_logit_diff(
             runner.lengths[slot] -= tokens
             rows[slot].cut(int(runner.lengths[slot]))
         if step.copy:
-            source, target, tokens = step.copy
+            source, target, given = step.copy
+            tokens = int(runner.lengths[source]) if given is None else given
             runner.copy_prefix(source, target, tokens)
             rows[target].start_from(rows[source], tokens)
         work = {

@@ -5,6 +5,8 @@ own last token. A row without new tokens would come back with a state of zeros, 
 one. Shapes as in `graph.py`.
 """
 
+from typing import Any
+
 import numpy as np
 
 from training.export.architecture import Recurrence
@@ -49,7 +51,7 @@ class RecurrentWriter:
             for tensor in state
         ]  # each (1, B, D)
         last = [f"{tensor.output}.last" for tensor in state]
-        settings = {"linear_before_reset": 1} if self._cell == "gru" else {}
+        settings: dict[str, Any] = {"linear_before_reset": 1} if self._cell == "gru" else {}
         inputs = [x, *self._weights(layer), "query_seqlens", *initial]
         nodes.add(
             _OPERATORS[self._cell],

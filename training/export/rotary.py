@@ -73,9 +73,11 @@ def _rotary(
     layer_type: str | None,
 ) -> Rotary:
     rope_type = parameters.get("rope_type", "default")
+    share = parameters.get("partial_rotary_factor", 1.0)
+    if share != 1.0:
+        raise ArtifactError(f"{path}: partial_rotary_factor {share} cannot be exported.")
     if rope_type == "default":
-        width = int(head_dim * parameters.get("partial_rotary_factor", 1.0))
-        exponents = torch.arange(0, width, 2, dtype=torch.float32) / width
+        exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
         frequencies = 1.0 / parameters["rope_theta"] ** exponents
         return Rotary(tuple(frequencies.tolist()), 1.0)
     if rope_type not in _SCALED:

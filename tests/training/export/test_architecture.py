@@ -78,6 +78,10 @@ def test_read_architecture_names_what_is_supported(tmp_path: Path) -> None:
             {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
             "rope_type dynamic cannot be exported",
         ),
+        (
+            {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+            r"partial_rotary_factor 0\.5 cannot be exported",
+        ),
         ({"num_hidden_layers": "two"}, "refuses it: .*num_hidden_layers"),
     ],
 )
