@@ -20,6 +20,7 @@ from benchmarks.traffic import Request, Timeline, from_json
 _EVENT = b"data: "
 _DONE = b"[DONE]"
 _MIN_EVENTS = 0.9  # per token
+_POLL_SECONDS = 0.005
 
 
 class LoadClient:
@@ -36,6 +37,7 @@ class LoadClient:
         self._model = model
         self._session = session
         self._started = time.perf_counter()
+        self._num_tokens: list[int] = []  # so far, of every request of the trace
 
     async def run(self, trace: Sequence[Request], clients: int) -> list[Timeline]:
         """Send every request, at most `clients` at once; timelines come in the trace's order."""
@@ -45,13 +47,16 @@ class LoadClient:
         async def serve() -> None:
             for number, request in waiting:
                 await asyncio.sleep(max(0.0, request.arrival - self._now()))
-                timelines[number] = await self._stream(request)
+                while min(self._num_tokens[:number], default=0) < request.after_tokens:
+                    await asyncio.sleep(_POLL_SECONDS)
+                timelines[number] = await self._stream(number, request)
 
+        self._num_tokens = [0] * len(trace)
         self._started = time.perf_counter()
         await asyncio.gather(*(serve() for _ in range(clients)))
         return [timelines[number] for number in range(len(trace))]
 
-    async def _stream(self, request: Request) -> Timeline:
+    async def _stream(self, number: int, request: Request) -> Timeline:
         body = {
             "model": self._model,
             "prompt": request.prompt,
@@ -74,6 +79,7 @@ class LoadClient:
                 for event in events:
                     tokens, total = _read(event)
                     times.extend([now] * tokens)
+                    self._num_tokens[number] += tokens
                     counted = total or counted
         if counted != request.tokens or len(times) < _MIN_EVENTS * counted:
             raise RuntimeError(

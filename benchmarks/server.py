@@ -167,7 +167,7 @@ def sizes_of(arguments: argparse.Namespace) -> Sizes:
         requests={clients: requests[clients] for clients in arguments.clients},
     )
     if arguments.tiny:  # so fast that its streams would have ended
-        return sizes(disturbed_tokens=2_000, long_arrival=0.5)
+        return sizes(disturbed_tokens=2_000)
     return sizes()
 
 

@@ -37,7 +37,7 @@ class Sizes:
         requests: by number of clients.
         disturbed_tokens: of each of the streams that a long prompt meets.
         long_prompt: its tokens.
-        long_arrival: seconds after the streams' start.
+        undisturbed_tokens: that each stream has before the long prompt comes.
     """
 
     rounds: int
@@ -49,7 +49,7 @@ class Sizes:
     disturbed_streams: int = 8
     disturbed_tokens: int = 512
     long_prompt: int = 2_000
-    long_arrival: float = 3.0
+    undisturbed_tokens: int = 128
 
 
 @dataclass(slots=True)
@@ -185,7 +185,7 @@ def long_prompt(send: Send, sizes: Sizes, advance: Callable[[], None]) -> list[R
         count, tokens = sizes.disturbed_streams, sizes.disturbed_tokens
         trace = burst(random, count, sizes.prompt_tokens, tokens, sizes.vocab_size)
         (late,) = burst(random, 1, sizes.long_prompt, 1, sizes.vocab_size)
-        trace.append(Request(sizes.long_arrival, late.prompt, late.tokens))
+        trace.append(Request(0.0, late.prompt, late.tokens, sizes.undisturbed_tokens))
         pressure = idle_pressure()
         pressures += [] if pressure is None else [pressure]
         *streams, last = send(trace, len(trace))

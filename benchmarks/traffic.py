@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 PROMPT_TOKENS = (32, 512)  # of a ragged request: log-uniform between both
 ANSWER_TOKENS = (16, 256)
@@ -22,11 +23,13 @@ class Request:
         arrival: when it comes.
         prompt: token ids.
         tokens: length of its answer.
+        after_tokens: it comes when every request before it has so many.
     """
 
     arrival: float
     prompt: list[int]
     tokens: int
+    after_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,11 @@ class Timeline:
     sent: float
     tokens: int
     token_times: list[float] = field(default_factory=list)
+
+    @property
+    def moments(self) -> NDArray[np.float64]:
+        """The times at which something came: tokens of one read or one step came together."""
+        return np.unique(self.token_times)
 
 
 def poisson_trace(
@@ -89,7 +97,7 @@ class Summary:
         started = min(line.sent for line in timelines)
         ended = max(line.token_times[-1] for line in timelines)
         waits = [line.token_times[0] - line.sent for line in timelines]
-        gaps = np.concatenate([np.diff(line.token_times) for line in timelines])
+        gaps = np.concatenate([np.diff(line.moments) for line in timelines])
         return cls(
             sum(line.tokens for line in timelines) / (ended - started),
             *np.percentile(waits, (50, 99)).tolist(),
@@ -119,7 +127,7 @@ class Disturbance:
         before: list[float] = []
         during: list[float] = []
         for line in streams:
-            times = np.asarray(line.token_times)
+            times = line.moments
             gaps = np.diff(times)
             before += gaps[(times[:-1] >= begun) & (times[1:] <= begin)].tolist()
             during += gaps[(times[1:] > begin) & (times[:-1] < end)].tolist()

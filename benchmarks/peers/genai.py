@@ -11,6 +11,7 @@ from benchmarks.peers.environment import PYTHON, ROOT, model_folder, run_module
 from benchmarks.side import Prompts
 
 _BUILDER = "onnxruntime_genai.models.builder"
+_STOP_SECONDS = 30
 
 
 def is_present() -> bool:
@@ -73,9 +74,10 @@ class GenaiSide:
         trace: TracebackType | None,
     ) -> None:
         """End the process."""
-        if self._process.stdin:
-            self._process.stdin.close()
-        self._process.wait(30)
+        with self._process:  # closes the pipes
+            if self._process.stdin:
+                self._process.stdin.close()
+            self._process.wait(_STOP_SECONDS)
 
     def decode(self, prompts: Prompts, tokens: int) -> float:
         """Tokens per second of all rows together, counted after the first token."""
@@ -106,5 +108,7 @@ class GenaiSide:
         assert self._process.stdout is not None, "the process was started with a pipe"
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.label} ended with exit code {self._process.wait(30)}.")
+            raise RuntimeError(
+                f"{self.label} ended with exit code {self._process.wait(_STOP_SECONDS)}."
+            )
         return json.loads(line)

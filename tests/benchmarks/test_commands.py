@@ -1,0 +1,55 @@
+"""The commands end to end on a tiny model, without any peer that has to be installed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.machine_limits import MachineLimits
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.slow
+
+
+def run(module: str, *arguments: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", "--tiny", "--quick", "--json", *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def test_engine_measures_itself_and_transformers() -> None:
+    document = run("engine", "--rounds", "1", "--peers", "transformers", "--precision", "fp32")
+    assert document["benchmark"] == "engine"
+    assert [result["name"] for result in document["results"]] == [
+        "fp32 decode, 1 row / transformers float32",
+        "fp32 decode, 8 rows / transformers float32",
+        "fp32 prefill / transformers float32",
+        "fp32 single stream, share of the weights' bandwidth limit",
+        "fp32 prefill, share of the fp32 multiplication peak",
+    ]
+    assert all(result["value"] > 0 for result in document["results"])
+
+
+def test_server_measures_the_real_service() -> None:
+    document = run("server", "--rounds", "1", "--peers", "", "--clients", "1,8")
+    named = {result["name"]: result["value"] for result in document["results"]}
+    for name in (
+        "32 equal streams, through HTTP / bare loop",
+        "Poisson, 1 client, TTFT p50",
+        "Poisson, 8 clients, throughput",
+        "8 streams, p99 while 2,000 tokens arrive / p50 before",
+    ):
+        assert named[name] > 0
+
+
+def test_machine_limits_are_more_than_nothing() -> None:
+    limits = MachineLimits.measure(1)
+    assert min(limits.bytes_per_second, limits.flops) > 1e6
