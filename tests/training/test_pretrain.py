@@ -1,18 +1,16 @@
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from rich.progress import Progress
-from transformers import AutoModelForCausalLM, Trainer, TrainerCallback
+from transformers import AutoModelForCausalLM, TrainerCallback
 
 from everloop.errors import DataError, EverloopError
 from everloop.manifest import DatasetRef
-from training import recipe, runner
+from tests.training.watching import watching
 from training.checkpoint import Checkpoint, read_checkpoint
 from training.config import ModelConfig, PretrainConfig
 from training.pretrain import pretrain
@@ -38,19 +36,6 @@ def _config(**values: object) -> PretrainConfig:
 def _history(run: Path) -> list[dict[str, float]]:
     lines = (run / "history.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
-
-
-@contextmanager
-def watching(callback: TrainerCallback) -> Iterator[None]:
-    """Give the trainers made meanwhile one more callback."""
-
-    def prepare(trainer: Trainer, *args: object) -> None:
-        recipe.prepare(trainer, *args)
-        trainer.add_callback(callback)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "prepare", prepare)
-        yield
 
 
 class InterruptAt(TrainerCallback):
