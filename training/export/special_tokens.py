@@ -10,7 +10,9 @@ from everloop.errors import ArtifactError
 from everloop.manifest import SpecialTokens
 
 # Ends of a document and of a turn: a chat model may stop at either, whatever its config names.
-_END_TOKENS = ("<|endoftext|>", "<|im_end|>", "<|eot_id|>")
+_END_TOKENS = (
+    "<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|end|>", "<end_of_turn>",
+)  # fmt: skip
 
 
 def read_special_tokens(checkpoint: Path) -> SpecialTokens:
@@ -25,7 +27,10 @@ def read_special_tokens(checkpoint: Path) -> SpecialTokens:
     ]
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
     ends = {token for values in settings for token in _as_ids(values.get("eos_token_id"))}
-    named = [_read(checkpoint / "tokenizer_config.json").get("eos_token"), *_END_TOKENS]
+    eos_token = _read(checkpoint / "tokenizer_config.json").get("eos_token")
+    if isinstance(eos_token, dict):  # older folders write the token with its settings
+        eos_token = eos_token.get("content")
+    named = [eos_token, *_END_TOKENS]
     found = [tokenizer.token_to_id(token) for token in named if isinstance(token, str)]
     ends |= {token for token in found if token is not None}
     if not ends:

@@ -1,0 +1,82 @@
+"""The tokenizer and the chat template of a checkpoint, as a model version keeps them.
+
+Only `tokenizer.json` is read: the files of slow tokenizers need their own library in the service.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from everloop.chat import FILE_NAME as CHAT_TEMPLATE_FILE
+from everloop.chat import ChatTemplate
+from everloop.errors import ArtifactError
+
+TOKENIZER_FILE = "tokenizer.json"
+CONFIG_FILE = "tokenizer_config.json"
+_SLOW_FILES = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+_DEFAULT_TEMPLATE = "default"
+
+
+def read_tokenizer(checkpoint: Path, vocab_size: int) -> Tokenizer:
+    """Read the tokenizer of a checkpoint.
+
+    Raises:
+        ArtifactError: there is none that can be read, or it has more tokens than the model.
+    """
+    path = checkpoint / TOKENIZER_FILE
+    if not path.is_file():
+        slow = [name for name in _SLOW_FILES if (checkpoint / name).is_file()]
+        raise ArtifactError(
+            f"{path} is missing"
+            + (
+                f"; {slow[0]} is of a slow tokenizer. Write it with: "
+                if slow
+                else ". Write it with: "
+            )
+            + f"python -c \"from transformers import AutoTokenizer as A; f='{checkpoint}'; "
+            'A.from_pretrained(f).save_pretrained(f)"'
+        )
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise ArtifactError(f"{path} is no tokenizer: {error}. Copy it again.") from error
+    if tokenizer.get_vocab_size() > vocab_size:
+        raise ArtifactError(
+            f"{path} has {tokenizer.get_vocab_size():,} tokens, the model knows {vocab_size:,}. "
+            "Use the tokenizer that the model was trained with."
+        )
+    return tokenizer
+
+
+def copy_tokenizer(checkpoint: Path, folder: Path) -> None:
+    """Copy the tokenizer's files; write the chat template to its own file, wherever it stands.
+
+    A plain completion model has no chat template.
+
+    Raises:
+        ArtifactError: the chat template does not compile.
+    """
+    shutil.copyfile(checkpoint / TOKENIZER_FILE, folder / TOKENIZER_FILE)
+    if (checkpoint / CONFIG_FILE).is_file():
+        shutil.copyfile(checkpoint / CONFIG_FILE, folder / CONFIG_FILE)
+    template = _chat_template(checkpoint)
+    if template is not None:
+        ChatTemplate(template)
+        (folder / CHAT_TEMPLATE_FILE).write_text(template, encoding="utf-8")
+
+
+def _chat_template(checkpoint: Path) -> str | None:
+    path = checkpoint / CHAT_TEMPLATE_FILE
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    if not (checkpoint / CONFIG_FILE).is_file():
+        return None
+    config: dict[str, Any] = json.loads((checkpoint / CONFIG_FILE).read_text(encoding="utf-8"))
+    template = config.get("chat_template")
+    if isinstance(template, list):  # several, by name
+        named = {entry["name"]: entry["template"] for entry in template}
+        template = named.get(_DEFAULT_TEMPLATE)
+    return template
