@@ -6,6 +6,7 @@ SHA-256 of every other file.
 """
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +35,14 @@ class StateTensor(_Part):
     shape: tuple[int | Literal["capacity"], ...]
     dtype: Literal["float32", "int8"]
 
+    @property
+    def bytes_per_token(self) -> int:
+        """What one token of one sequence adds; 0 for state of a fixed size."""
+        if self.kind != "kv":
+            return 0
+        width = math.prod(axis for axis in self.shape if isinstance(axis, int))
+        return width * (4 if self.dtype == "float32" else 1)
+
 
 class SpecialTokens(_Part):
     """Token ids that end a generation or pad a batch."""
@@ -54,6 +63,7 @@ class PrecisionReport(_Part):
         cache_bytes_per_token: of one sequence.
         tokens_per_second: decoding, by the number of rows that ran together; empty when nothing
             had to be chosen by speed.
+        prefill_tokens_per_second: of one prompt's first chunk.
         refusal: which limit it exceeds; None when it qualifies.
     """
 
@@ -66,6 +76,7 @@ class PrecisionReport(_Part):
     weights_bytes: int
     cache_bytes_per_token: int
     tokens_per_second: dict[int, float] = {}
+    prefill_tokens_per_second: float | None = None
     refusal: str | None = None
 
 
@@ -132,6 +143,11 @@ class Manifest(_Part):
     def cache_precision(self) -> Literal["fp32", "int8"]:
         """Precision of the key and value cache."""
         return "int8" if any(tensor.dtype == "int8" for tensor in self.state) else "fp32"
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """What the cache holds for one token of one sequence."""
+        return sum(tensor.bytes_per_token for tensor in self.state)
 
 
 class GoldenCase(_Part):

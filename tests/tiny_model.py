@@ -144,6 +144,7 @@ def make_tiny_version(
     *,
     family: str = "qwen3",
     precision: str = "fp32",
+    cache: str = "fp32",
     max_model_len: int = 128,
     vocab_size: int = VOCAB_SIZE,
     seed: int = 0,
@@ -161,7 +162,14 @@ def make_tiny_version(
     return export_checkpoint(
         checkpoint,
         np.random.default_rng(seed).integers(3, VOCAB_SIZE, (4, 33)),
-        config=ExportConfig(precision=precision, max_query_len=32, max_int8_loss_increase=1.0),
+        config=ExportConfig(
+            precision=precision,
+            cache=cache,
+            max_query_len=32,
+            max_int8_loss_increase=1.0,
+            max_int4_loss_increase=1.0,
+            max_int8_cache_loss_increase=1.0,
+        ),
         bytes_per_token=1.0,
         golden_prompts=GOLDEN_PROMPTS,
         evaluation={},

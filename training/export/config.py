@@ -15,7 +15,16 @@ class ExportConfig(Config):
         pattern=r"^[a-z0-9]([-_.a-z0-9]{0,61}[a-z0-9])?$",
         description="name of the model; clients may ask for it without a version",
     )
-    precision: Literal["fp32", "int8"] = Field("int8", description="of the weights in the graph")
+    precision: Literal["fp32", "int8", "int4", "auto"] = Field(
+        "int8", description="of the weights; auto: the fastest that keeps its limit"
+    )
+    block_size: Literal[32, 64] | None = Field(
+        None, description="weights that share a scale; absent: 32, and auto tries int4 with both"
+    )
+    cache: Literal["fp32", "int8", "auto"] = Field(
+        "auto",
+        description="of keys and values; auto: int8 beside quantized weights, if in its limit",
+    )
     max_model_len: int | None = Field(
         None, ge=32, description="tokens of prompt and answer; absent: all that the model takes"
     )
@@ -29,5 +38,11 @@ class ExportConfig(Config):
         1e-4, gt=0, description="largest logit difference between the fp32 graph and torch"
     )
     max_int8_loss_increase: float = Field(
-        0.01, ge=0, description="share by which int8 may exceed the validation loss of fp32"
+        0.01, ge=0, description="share by which int8 weights may raise the validation loss of fp32"
+    )
+    max_int4_loss_increase: float = Field(
+        0.03, ge=0, description="share by which int4 weights may raise the validation loss of fp32"
+    )
+    max_int8_cache_loss_increase: float = Field(
+        0.005, ge=0, description="share by which an int8 cache may raise the loss of its weights"
     )

@@ -1,116 +1,67 @@
-"""Build the graph of a checkpoint in the wanted precision, and prove it.
+"""What a graph must prove before it becomes a version: that it agrees with torch, and its loss."""
 
-The fp32 graph is always built: it must agree with torch, and int8 is judged against its loss.
-"""
-
-import math
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnxruntime as ort
-from rich.progress import Progress
 
 from everloop.errors import RefusedError
-from everloop.manifest import ExportReport
-from training.export.architecture import Architecture
 from training.export.config import ExportConfig
-from training.export.graph import write_graph
-from training.export.losses import session_losses
-from training.export.nodes import Precision
 from training.export.parity import max_abs_logit_diff
-from training.export.session import open_session
-from training.export.weights import Weights
+from training.export.precision import WeightFormat
 from training.pretrained import load_model
 
 
-@dataclass(frozen=True, slots=True)
-class ProvenGraph:
-    """What is known of a graph that passed."""
+def check_parity(
+    checkpoint: Path, session: ort.InferenceSession, max_model_len: int, config: ExportConfig
+) -> float:
+    """Compare the fp32 graph with torch; give the largest difference of a logit.
 
-    parameters: int
-    report: ExportReport
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GraphExport:
-    """What is exported, and against what it is measured.
-
-    Attributes:
-        windows: token ids [N, context + 1], already checked.
-        bytes_per_token: UTF-8 bytes of the validation text per token.
+    Raises:
+        RefusedError: it exceeds the limit.
     """
-
-    checkpoint: Path
-    architecture: Architecture
-    config: ExportConfig
-    max_model_len: int
-    windows: np.ndarray
-    bytes_per_token: float
-    progress: Progress | None = None
-
-    def run(self, folder: Path, scratch: Path) -> ProvenGraph:
-        """Write the proven graph into `folder`; `scratch` takes the fp32 graph of an int8 version.
-
-        Raises:
-            ArtifactError: the checkpoint cannot be expressed as a graph.
-            RefusedError: the graph differs from torch, or int8 loses too much.
-        """
-        is_int8 = self.config.precision == "int8"
-        parameters, session = self._write(scratch if is_int8 else folder, "fp32")
-        difference = self._check_parity(session)
-        val_loss = val_loss_fp32 = self._loss(session, "fp32")
-        if is_int8:
-            _, session = self._write(folder, "int8")
-            val_loss = self._loss(session, "int8")
-            self._check_int8(val_loss_fp32, val_loss)
-        report = ExportReport(
-            max_abs_logit_diff=difference,
-            val_loss_fp32=val_loss_fp32,
-            val_loss=val_loss,
-            val_bpb=val_loss / math.log(2) / self.bytes_per_token,
-            validation_tokens=self.windows.shape[0] * (self.windows.shape[1] - 1),
+    difference = max_abs_logit_diff(
+        load_model(checkpoint, attn_implementation="eager"),
+        session,
+        max_model_len=max_model_len,
+        max_query_len=config.max_query_len,
+    )
+    if not difference <= config.max_fp32_diff:
+        raise RefusedError(
+            f"{checkpoint}: the fp32 graph differs from torch by {difference:.2e} in a "
+            f"logit, the limit is {config.max_fp32_diff:.2e} (export.max_fp32_diff)."
         )
-        return ProvenGraph(parameters, report)
+    return difference
 
-    def _write(self, folder: Path, precision: Precision) -> tuple[int, ort.InferenceSession]:
-        weights = Weights.read(self.checkpoint)
-        graph = write_graph(
-            self.architecture,
-            weights,
-            folder,
-            precision=precision,
-            positions=self.max_model_len + self.config.max_query_len,
-            embeddings=self.config.embeddings,
-        )
-        return weights.parameters, open_session(graph)
 
-    def _loss(self, session: ort.InferenceSession, precision: Precision) -> float:
-        losses = session_losses(
-            session, self.windows, progress=self.progress, label=f"Validation loss, {precision}"
-        )
-        return float(losses.mean())
+def weights_refusal(
+    config: ExportConfig, weights: WeightFormat, loss_fp32: float, loss: float
+) -> str | None:
+    """Why these weights lose too much against fp32, both with an fp32 cache; None if they do not.
 
-    def _check_parity(self, session: ort.InferenceSession) -> float:
-        model = load_model(self.checkpoint, attn_implementation="eager")
-        difference = max_abs_logit_diff(
-            model,
-            session,
-            max_model_len=self.max_model_len,
-            max_query_len=self.config.max_query_len,
-        )
-        if not difference <= self.config.max_fp32_diff:
-            raise RefusedError(
-                f"{self.checkpoint}: the fp32 graph differs from torch by {difference:.2e} in a "
-                f"logit, the limit is {self.config.max_fp32_diff:.2e} (export.max_fp32_diff)."
-            )
-        return difference
+    Args:
+        config: holds the limits.
+        weights: that were measured.
+        loss_fp32: nats per token of fp32.
+        loss: of these weights.
+    """
+    if weights.precision == "fp32":
+        return None
+    key = f"max_{weights.precision}_loss_increase"
+    return _refusal(str(weights), loss_fp32, loss, getattr(config, key), key)
 
-    def _check_int8(self, val_loss_fp32: float, val_loss: float) -> None:
-        limit = self.config.max_int8_loss_increase
-        if not val_loss <= val_loss_fp32 * (1 + limit):
-            raise RefusedError(
-                f"{self.checkpoint}: int8 raises the validation loss from {val_loss_fp32:.4f} to "
-                f"{val_loss:.4f} nats per token ({val_loss / val_loss_fp32 - 1:+.2%}), the limit "
-                f"is {limit:+.2%} (export.max_int8_loss_increase). Export with precision fp32."
-            )
+
+def cache_refusal(
+    config: ExportConfig, weights: WeightFormat, loss: float, loss_int8: float
+) -> str | None:
+    """Why an int8 cache loses too much against an fp32 cache of the same weights; None if not."""
+    key = "max_int8_cache_loss_increase"
+    return _refusal(f"an int8 cache beside {weights}", loss, loss_int8, getattr(config, key), key)
+
+
+def _refusal(what: str, before: float, after: float, limit: float, key: str) -> str | None:
+    if after <= before * (1 + limit):  # false for a loss that is no number
+        return None
+    return (
+        f"{what} raises the validation loss from {before:.4f} to {after:.4f} nats per token "
+        f"({after / before - 1:+.2%}), the limit is {limit:+.2%} (export.{key})"
+    )

@@ -1,13 +1,22 @@
 """The state tensors of a graph: what the engine keeps for every sequence, and hands in and out."""
 
+from typing import Literal
+
 from everloop.manifest import StateTensor
 from training.export.architecture import Architecture, Attention
 
 _RECURRENT_PARTS = {"lstm": ("h", "c"), "gru": ("h",)}
 
 
-def state_tensors(architecture: Architecture) -> tuple[StateTensor, ...]:
-    """Describe the state of every layer, in the order of the graph's inputs."""
+def state_tensors(
+    architecture: Architecture, cache: Literal["fp32", "int8"] = "fp32"
+) -> tuple[StateTensor, ...]:
+    """Describe the state of every layer, in the order of the graph's inputs.
+
+    Args:
+        architecture: attention keeps keys and values, recurrent layers a fixed state.
+        cache: precision of keys and values; recurrent state is always fp32.
+    """
     body = architecture.body
     layers = range(architecture.n_layer)
     if isinstance(body, Attention):
@@ -17,7 +26,7 @@ def state_tensors(architecture: Architecture) -> tuple[StateTensor, ...]:
                 output=f"present.{layer}.{part}",
                 kind="kv",
                 shape=(body.n_kv_head, "capacity", body.head_dim),
-                dtype="float32",
+                dtype="int8" if cache == "int8" else "float32",
             )
             for layer in layers
             for part in ("key", "value")

@@ -5,7 +5,6 @@ it into the model store. A version that does not prove itself is refused with it
 """
 
 import logging
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -28,16 +27,16 @@ from training.export.architecture import Architecture, read_architecture
 from training.export.config import ExportConfig
 from training.export.golden import make_golden
 from training.export.graph import MODEL_FILE
+from training.export.graph_export import GraphExport, ProvenGraph
 from training.export.losses import check_windows
 from training.export.parity import MIN_MODEL_LEN
-from training.export.quality import GraphExport, ProvenGraph
 from training.export.session import open_session
 from training.export.special_tokens import read_special_tokens
 from training.export.state import state_tensors
+from training.export.tokenizer_files import copy_tokenizer
 from training.export.weights import weight_files
 
 GOLDEN_FILE = "golden.json"
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +69,7 @@ def export_checkpoint(
         ArtifactError: the checkpoint is damaged, or cannot be expressed as a graph.
         ConfigError: max_model_len is out of the model's range.
         DataError: the windows or the prompts do not fit.
-        RefusedError: the graph differs from torch, or int8 loses too much.
+        RefusedError: the graph differs from torch, or no wanted precision keeps its limit.
     """
     weight_files(checkpoint)
     lineage = read_checkpoint(checkpoint).lineage
@@ -95,17 +94,25 @@ def export_checkpoint(
         folder.mkdir()
         proven = export.run(folder, scratch=Path(temporary))
         special_tokens = read_special_tokens(checkpoint)
-        _copy_tokenizer(checkpoint, folder)
+        copy_tokenizer(checkpoint, folder)
         _write_golden(folder, golden_prompts, max_model_len, special_tokens)
         manifest = _manifest(folder, export, proven, special_tokens, lineage, evaluation)
         (folder / FILE_NAME).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
         folder.rename(target)
-    logger.info("model version exported tag=%s precision=%s", manifest.tag, config.precision)
+    logger.info(
+        "model version exported tag=%s weights=%s cache=%s",
+        manifest.tag,
+        manifest.weight_precision,
+        manifest.cache_precision,
+    )
     return target
 
 
 def _version_name(lineage: Lineage) -> str:
-    return f"v{datetime.now(UTC):%Y%m%d%H%M%S}-{lineage.checkpoint_sha256[:6]}"
+    """When it was made, to the millisecond, and of which weights."""
+    now = datetime.now(UTC)
+    moment = f"{now:%Y%m%d%H%M%S}-{now.microsecond // 1000:03}"
+    return f"v{moment}-{lineage.checkpoint_sha256[:6]}"
 
 
 def _max_model_len(config: ExportConfig, architecture: Architecture) -> int:
@@ -118,12 +125,6 @@ def _max_model_len(config: ExportConfig, architecture: Architecture) -> int:
             f"{architecture.max_seq_len:,} positions of the checkpoint, got {length:,}."
         )
     return length
-
-
-def _copy_tokenizer(checkpoint: Path, folder: Path) -> None:
-    for name in _TOKENIZER_FILES:
-        if (checkpoint / name).is_file():  # a plain completion model has no chat template
-            shutil.copyfile(checkpoint / name, folder / name)
 
 
 def _write_golden(
@@ -161,8 +162,9 @@ def _manifest(
         max_model_len=export.max_model_len,
         max_query_len=export.config.max_query_len,
         special_tokens=special_tokens,
-        state=state_tensors(architecture),
-        weight_precision=export.config.precision,
+        state=state_tensors(architecture, proven.precision.cache),
+        weight_precision=proven.precision.weights,
+        block_size=proven.precision.block_size,
         has_hidden_states=export.config.embeddings,
         export=proven.report,
         evaluation=dict(evaluation),

@@ -12,7 +12,9 @@ from training.export.config import ExportConfig
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("export.precision=int4", "export.precision: .* got 'int4'"),
+        ("export.precision=int2", "export.precision: .* got 'int2'"),
+        ("export.block_size=128", "export.block_size: .* got 128"),
+        ("export.cache=fp16", "export.cache: .* got 'fp16'"),
         ("export.max_model_len=16", "export.max_model_len: .* got 16"),
         ("export.name=Ever Loop", "export.name: .* got 'Ever Loop'"),
         ("export.presicion=fp32", "unknown key export.presicion; did you mean precision?"),

@@ -25,7 +25,7 @@ def export(checkpoint: Path, windows: np.ndarray, staging: Path, **config: objec
     return export_checkpoint(
         checkpoint,
         windows,
-        config=ExportConfig(**({"max_query_len": 32} | config)),
+        config=ExportConfig(**({"max_query_len": 32, "cache": "fp32"} | config)),
         bytes_per_token=2.0,
         golden_prompts=GOLDEN_PROMPTS,
         evaluation={"answer_f1": 0.25},
@@ -49,11 +49,17 @@ def traced_checkpoint(tmp_path: Path) -> Path:
     return checkpoint
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
 def test_export_checkpoint_makes_a_verified_version(
     traced_checkpoint: Path, windows: np.ndarray, tmp_path: Path, precision: str
 ) -> None:
-    folder = export(traced_checkpoint, windows, tmp_path / "staging", precision=precision)
+    folder = export(
+        traced_checkpoint,
+        windows,
+        tmp_path / "staging",
+        precision=precision,
+        max_int4_loss_increase=0.1,
+    )
 
     manifest = verify(folder)
     assert folder.parent == tmp_path / "staging"
@@ -63,13 +69,14 @@ def test_export_checkpoint_makes_a_verified_version(
         "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
     assert set(manifest.files) == {path.name for path in folder.iterdir()} - {"manifest.json"}
-    assert re.fullmatch(r"v\d{14}-[0-9a-f]{6}", manifest.version)
+    assert re.fullmatch(r"v\d{14}-\d{3}-[0-9a-f]{6}", manifest.version)
     assert manifest.version.endswith(manifest.lineage.checkpoint_sha256[:6])
     assert manifest.tag == f"everloop:{folder.name}"
     assert (manifest.family, manifest.architecture) == ("qwen3", "Qwen3ForCausalLM")
     assert (manifest.max_model_len, manifest.max_query_len) == (128, 32)
     assert (manifest.vocab_size, manifest.hidden_size) == (259, 64)
     assert manifest.weight_precision == precision
+    assert manifest.block_size == (None if precision == "fp32" else 32)
     assert manifest.evaluation == {"answer_f1": 0.25}
     assert manifest.special_tokens.eos_token_ids == (0, 2)
     assert [tensor.input for tensor in manifest.state[:2]] == [

@@ -1,0 +1,101 @@
+"""Precisions of weights and cache: which ones an export tries, and which one it keeps.
+
+Plain rules over what was measured; nothing here runs a graph.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from everloop.errors import ArtifactError, ConfigError
+from everloop.manifest import PrecisionReport
+from training.export.architecture import Architecture, Attention
+from training.export.config import ExportConfig
+from training.export.graph import check_widths
+from training.export.nodes import Precision
+from training.export.quantize import BLOCK_SIZE
+
+CachePrecision = Literal["fp32", "int8"]
+
+# Speeds that differ by less are called equal: two runs of one graph do.
+_EQUAL_SPEED = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFormat:
+    """Precision of the weights; the block size is None for fp32."""
+
+    precision: Precision
+    block_size: int | None = None
+
+    def __str__(self) -> str:
+        return self.precision + (f" block {self.block_size}" if self.block_size else "")
+
+
+FP32 = WeightFormat("fp32")
+
+
+def wanted_weights(config: ExportConfig, architecture: Architecture) -> list[WeightFormat]:
+    """The formats to measure: the one that is asked for, or with `auto` all that the widths allow.
+
+    Raises:
+        ArtifactError: a width does not divide into the blocks that are asked for.
+    """
+    sizes = [config.block_size] if config.block_size else [BLOCK_SIZE, 2 * BLOCK_SIZE]
+    if config.precision == "fp32":
+        return [FP32]
+    if config.precision != "auto":
+        chosen = WeightFormat(config.precision, sizes[0])
+        check_widths(architecture, chosen.precision, sizes[0])
+        return [chosen]
+    every = [FP32, WeightFormat("int8", sizes[0])]
+    every += [WeightFormat("int4", size) for size in sizes]
+    return [chosen for chosen in every if _fits(architecture, chosen)]
+
+
+def _fits(architecture: Architecture, weights: WeightFormat) -> bool:
+    try:
+        check_widths(architecture, weights.precision, weights.block_size or 1)
+    except ArtifactError:
+        return False
+    return True
+
+
+def wanted_caches(config: ExportConfig, architecture: Architecture) -> list[CachePrecision]:
+    """The precisions of the cache to measure.
+
+    Who asks for fp32 weights wants the model's own answers; only an explicit int8 changes these.
+
+    Raises:
+        ConfigError: the family keeps no cache that could be quantized.
+    """
+    if isinstance(architecture.body, Attention):
+        if config.cache != "auto":
+            return [config.cache]
+        return ["fp32"] if config.precision == "fp32" else ["fp32", "int8"]
+    if config.cache == "int8":
+        raise ConfigError(
+            f"export.cache: {architecture.family.architecture} keeps a recurrent state and no "
+            "cache of keys and values, so it cannot be int8. Set export.cache to fp32 or auto."
+        )
+    return ["fp32"]
+
+
+def choose(reports: Sequence[PrecisionReport]) -> PrecisionReport:
+    """Pick what the version will be, of at least one that qualifies.
+
+    With speeds: the fastest, by the geometric mean over the numbers of rows; of those within 5 %
+    of it, the one with the least loss. Without: the one with the smallest cache.
+    """
+    qualified = [report for report in reports if report.refusal is None]
+    if not qualified[0].tokens_per_second:
+        return min(qualified, key=lambda report: report.cache_bytes_per_token)
+    fastest = max(map(_speed, qualified))
+    equal = [report for report in qualified if _speed(report) >= fastest * (1 - _EQUAL_SPEED)]
+    return min(equal, key=lambda report: (report.val_loss, report.weights_bytes))
+
+
+def _speed(report: PrecisionReport) -> float:
+    speeds = report.tokens_per_second.values()
+    return math.exp(sum(map(math.log, speeds)) / len(speeds))
