@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
@@ -20,9 +21,11 @@ from starlette.routing import Route
 from serving.openai_api.chat_completions import create_chat_completion
 from serving.openai_api.completions import create_completion
 from serving.openai_api.config import ServerConfig
+from serving.openai_api.embeddings import create_embeddings
 from serving.openai_api.errors import describe
 from serving.openai_api.feedback import create_feedback, list_feedback
 from serving.openai_api.health import livez, metrics, readyz, watch_event_loop
+from serving.openai_api.idempotency import Idempotency
 from serving.openai_api.middleware import (
     BodyLimit,
     ErrorEnvelope,
@@ -33,8 +36,10 @@ from serving.openai_api.middleware import (
 from serving.openai_api.models import list_models, retrieve_model
 from serving.openai_api.observer import ServerObserver
 from serving.openai_api.openapi import openapi
+from serving.openai_api.origin import OriginGuard
 from serving.openai_api.recorder import Recorder
 from serving.openai_api.state import ApiState
+from serving.openai_api.tokenize import detokenize, tokenize
 
 if TYPE_CHECKING:
     from serving.engine.async_engine import AsyncEngine
@@ -69,12 +74,7 @@ def create_app(
     """
     app = Starlette(
         routes=_routes(),
-        middleware=[
-            Middleware(RequestIds),
-            Middleware(RequestCounter, observer=observer),
-            Middleware(ErrorEnvelope),
-            Middleware(BodyLimit, max_bytes=config.max_body_bytes),
-        ],
+        middleware=_middleware(observer, config),
         exception_handlers={HTTPException: _answer_http_exception},
         lifespan=_lifespan,
     )
@@ -82,10 +82,37 @@ def create_app(
     return app
 
 
+def _middleware(observer: ServerObserver, config: ServerConfig) -> list[Middleware]:
+    """From outside in."""
+    shared = Middleware(
+        CORSMiddleware,
+        allow_origins=config.allowed_origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=["x-request-id"],
+    )
+    return [
+        *([shared] if config.allowed_origins else []),
+        Middleware(RequestIds),
+        Middleware(RequestCounter, observer=observer),
+        Middleware(ErrorEnvelope),
+        Middleware(OriginGuard, hosts=config.allowed_hosts, origins=config.allowed_origins),
+        Middleware(BodyLimit, max_bytes=config.max_body_bytes),
+        Middleware(
+            Idempotency,
+            seconds=config.idempotency_seconds,
+            max_bytes=config.idempotency_max_bytes,
+        ),
+    ]
+
+
 def _routes() -> list[Route]:
     return [
         Route("/v1/chat/completions", create_chat_completion, methods=["POST"], name="chat"),
         Route("/v1/completions", create_completion, methods=["POST"], name="completions"),
+        Route("/v1/embeddings", create_embeddings, methods=["POST"], name="embeddings"),
+        Route("/tokenize", tokenize, methods=["POST"], name="tokenize"),
+        Route("/detokenize", detokenize, methods=["POST"], name="tokenize"),
         Route("/v1/models", list_models, name="models"),
         Route("/v1/models/{model}", retrieve_model, name="models"),
         Route("/v1/feedback", create_feedback, methods=["POST"], name="feedback"),

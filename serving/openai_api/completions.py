@@ -11,7 +11,7 @@ from everloop.records import Message
 from serving.openai_api.choice import Choice, Prompt
 from serving.openai_api.completion_request import CompletionRequest
 from serving.openai_api.endpoint import endpoint
-from serving.openai_api.errors import ApiError
+from serving.openai_api.prompt import encode_prompts
 from serving.openai_api.reply import ReplyForm
 from serving.openai_api.responses import Completion, FinishReason, TextChoice, TextLogprobs
 from serving.openai_api.sampling import sampling_params
@@ -30,18 +30,12 @@ async def _admit(
     api: ApiState, body: CompletionRequest, version: "LLMEngine"
 ) -> tuple[list[Prompt], ReplyForm]:
     encoder = await api.encoder_for(version)
-    given = [prompt for prompt in body.prompt if isinstance(prompt, str)]
-    encoded = iter(await asyncio.to_thread(lambda: [*map(encoder.encode_text, given)]))
-    prompts = []
-    for number, prompt in enumerate(body.prompt):
-        where = f"prompt[{number}]" if len(body.prompt) > 1 else "prompt"
-        is_text = isinstance(prompt, str)
-        if isinstance(prompt, str):
-            text, token_ids = prompt, next(encoded)
-        else:
-            token_ids = checked_ids(prompt, version.manifest.vocab_size, where)
-            text = version.tokenizer.decode(token_ids, skip_special_tokens=False)
-        prompts.append(_prompt(body, version, where, text, token_ids, is_text=is_text))
+    vocab_size = version.manifest.vocab_size
+    ids = await asyncio.to_thread(encode_prompts, encoder, body.prompt, vocab_size, "prompt")
+    prompts = [
+        _prompt(body, version, prompt, token_ids)
+        for prompt, token_ids in zip(body.prompt, ids, strict=True)
+    ]
     echo = bool(body.echo)
 
     def write(choice: Choice) -> TextWriter:
@@ -51,16 +45,8 @@ async def _admit(
 
 
 def _prompt(
-    body: CompletionRequest,
-    version: "LLMEngine",
-    where: str,
-    text: str,
-    token_ids: list[int],
-    *,
-    is_text: bool,
+    body: CompletionRequest, version: "LLMEngine", given: str | list[int], token_ids: list[int]
 ) -> Prompt:
-    if not token_ids:
-        raise ApiError(f"{where} is empty; send at least one token.", param=where)
     params = sampling_params(
         body,
         version.manifest,
@@ -72,24 +58,10 @@ def _prompt(
         params = replace(params, prompt_logprobs=body.logprobs)
     if body.num_candidates > body.num_choices and params.logprobs is None:
         params = replace(params, logprobs=0)  # by which the best are chosen
+    is_text = isinstance(given, str)
+    text = given if isinstance(given, str) else version.tokenizer.decode(given, False)
     message = Message(role="user", content=text)
     return Prompt(token_ids=token_ids, messages=(message,), params=params, is_text=is_text)
-
-
-def checked_ids(token_ids: list[int], vocab_size: int, where: str) -> list[int]:
-    """Give the ids, all of which the model has.
-
-    Raises:
-        ApiError: names the first that it has not.
-    """
-    for index, token_id in enumerate(token_ids):
-        if not 0 <= token_id < vocab_size:
-            raise ApiError(
-                f"{where}[{index}]: token id {token_id} is not in the vocabulary (0 to "
-                f"{vocab_size - 1}).",
-                param=f"{where}[{index}]",
-            )
-    return token_ids
 
 
 class TextWriter:

@@ -29,9 +29,9 @@ async def merge(streams: Sequence[AsyncIterator[T]]) -> AsyncGenerator[tuple[int
     try:
         num_open = len(readers)
         while num_open:
-            item = await items.get()
-            if item is not None:
-                yield item
+            numbered = await items.get()
+            if numbered is not None:
+                yield numbered
                 continue
             num_open -= 1
             for reader in readers:

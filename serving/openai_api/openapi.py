@@ -11,12 +11,17 @@ from starlette.responses import Response
 from serving.openai_api import responses
 from serving.openai_api.chat_request import ChatCompletionRequest
 from serving.openai_api.completion_request import CompletionRequest
+from serving.openai_api.embeddings import EmbeddingRequest
 from serving.openai_api.feedback import FeedbackRequest
+from serving.openai_api.tokenize import DetokenizeRequest, TokenizeRequest
 
 _REPLIES: tuple[type[BaseModel], ...] = (
     responses.ChatCompletion,
     responses.ChatCompletionChunk,
     responses.Completion,
+    responses.EmbeddingList,
+    responses.TokenizeReply,
+    responses.DetokenizeReply,
     responses.Model,
     responses.ModelList,
     responses.FeedbackReceipt,
@@ -26,6 +31,9 @@ _REPLIES: tuple[type[BaseModel], ...] = (
 _REQUESTS: tuple[type[BaseModel], ...] = (
     ChatCompletionRequest,
     CompletionRequest,
+    EmbeddingRequest,
+    TokenizeRequest,
+    DetokenizeRequest,
     FeedbackRequest,
 )
 _SCHEMA_PATH = "#/components/schemas/{model}"
@@ -58,6 +66,15 @@ def _paths() -> dict[str, object]:
     return {
         "/v1/chat/completions": {"post": chat},
         "/v1/completions": {"post": completion},
+        "/v1/embeddings": {
+            "post": _operation("Give texts as vectors", "EmbeddingList", "EmbeddingRequest")
+        },
+        "/tokenize": {
+            "post": _operation("Count and list the tokens", "TokenizeReply", "TokenizeRequest")
+        },
+        "/detokenize": {
+            "post": _operation("Give tokens as text", "DetokenizeReply", "DetokenizeRequest")
+        },
         "/v1/models": {"get": _operation("List the models", "ModelList")},
         "/v1/models/{model}": {
             "get": _operation("Describe a model", "Model", parameters=[_parameter("model", "path")])

@@ -34,9 +34,9 @@ class PromptEncoder:
         # Without special tokens: a pattern that matches nowhere.
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
-    def encode_text(self, text: str) -> list[int]:
+    def encode_text(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Encode a completion prompt; it is literal too (control tokens can be sent as ids)."""
-        ids: list[int] = self._literal.encode(text).ids
+        ids: list[int] = self._literal.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
     def encode_chat(
@@ -105,6 +105,43 @@ class PromptEncoder:
     def _literal_ids(self, text: str) -> list[int]:
         ids: list[int] = self._literal.encode(text, add_special_tokens=False).ids
         return ids
+
+
+def check_ids(token_ids: list[int], vocab_size: int, where: str) -> list[int]:
+    """Give the ids, all of which the model has.
+
+    Raises:
+        ApiError: names the first that it has not.
+    """
+    for index, token_id in enumerate(token_ids):
+        if not 0 <= token_id < vocab_size:
+            raise ApiError(
+                f"{where}[{index}]: token id {token_id} is not in the vocabulary (0 to "
+                f"{vocab_size - 1}).",
+                param=f"{where}[{index}]",
+            )
+    return token_ids
+
+
+def encode_prompts(
+    encoder: PromptEncoder, prompts: Sequence[str | list[int]], vocab_size: int, field: str
+) -> list[list[int]]:
+    """The token ids of texts, and of token ids, which are checked.
+
+    Raises:
+        ApiError: one is empty, or has a token that the model does not know; names it by the field.
+    """
+    encoded = []
+    for number, prompt in enumerate(prompts):
+        where = f"{field}[{number}]" if len(prompts) > 1 else field
+        if isinstance(prompt, str):
+            ids = encoder.encode_text(prompt)
+        else:
+            ids = check_ids(prompt, vocab_size, where)
+        if not ids:
+            raise ApiError(f"{where} is empty; send at least one token.", param=where)
+        encoded.append(ids)
+    return encoded
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -113,7 +113,9 @@ class GenerationResponse(Response):
         self._is_complete = True
         await send({"type": "http.response.body", "body": last, "more_body": False})
 
-    async def _wait_for(self, first: "asyncio.Future[object]", send: Send) -> bool:
+    async def _wait_for(
+        self, first: "asyncio.Task[tuple[Choice, RequestOutput]]", send: Send
+    ) -> bool:
         """Wait for the first output; say whether the stream had to begin without it."""
         is_started = False
         seconds = self._api.config.keep_alive_seconds

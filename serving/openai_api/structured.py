@@ -74,10 +74,8 @@ class StructuredOutputs(RequestBody):
     def structured(self) -> StructuredOutput:
         """In the engine's terms."""
         if self.json_ is not None:
-            is_text = isinstance(self.json_, str)
-            return StructuredOutput(
-                "json_schema", self.json_ if is_text else json.dumps(self.json_)
-            )
+            schema = self.json_ if isinstance(self.json_, str) else json.dumps(self.json_)
+            return StructuredOutput("json_schema", schema)
         if self.regex is not None:
             return StructuredOutput("regex", self.regex)
         if self.choice is not None:

@@ -1,0 +1,106 @@
+"""POST /v1/embeddings: the mean of a text's hidden states, at length 1."""
+
+import asyncio
+import base64
+import uuid
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serving.openai_api.completion_request import Prompts
+from serving.openai_api.errors import ApiError
+from serving.openai_api.observer import facts_of
+from serving.openai_api.prompt import encode_prompts
+from serving.openai_api.request_body import RequestBody, parse_body
+from serving.openai_api.responses import EmbeddingItem, EmbeddingList, EmbeddingUsage
+from serving.openai_api.state import ApiState, state_of
+from serving.openai_api.tenant import tenant_of
+from serving.openai_api.unsupported import EMBEDDINGS
+
+if TYPE_CHECKING:
+    from serving.engine.llm_engine import LLMEngine
+
+
+class EmbeddingRequest(RequestBody):
+    """Body of POST /v1/embeddings."""
+
+    model: str
+    input: Prompts
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = Field(None, ge=1, description="Only the model's own.")
+
+
+async def create_embeddings(request: Request) -> Response:
+    """Give one vector for each input."""
+    api, facts = state_of(request), facts_of(request.scope)
+    body = parse_body(await request.body(), EmbeddingRequest, EMBEDDINGS)
+    version = api.version_named(body.model)
+    facts.model = version.manifest.tag
+    _check(api, body, version)
+    encoder = await api.encoder_for(version)
+    vocab_size = version.manifest.vocab_size
+    inputs = await asyncio.to_thread(encode_prompts, encoder, body.input, vocab_size, "input")
+    vectors = await _embed(api, version, inputs, tenant_of(request.scope))
+    count = sum(map(len, inputs))
+    reply = EmbeddingList(
+        object="list",
+        data=[
+            EmbeddingItem(
+                object="embedding", index=index, embedding=_written(vector, body.encoding_format)
+            )
+            for index, vector in enumerate(vectors)
+        ],
+        model=version.manifest.tag,
+        usage=EmbeddingUsage(prompt_tokens=count, total_tokens=count),
+    )
+    return Response(reply.to_json(), media_type="application/json")
+
+
+def _check(api: ApiState, body: EmbeddingRequest, version: "LLMEngine") -> None:
+    manifest = version.manifest
+    if not manifest.has_hidden_states:
+        raise ApiError(
+            f"The model {manifest.tag!r} gives no hidden states. Export it with "
+            "export.hidden_states, or ask another.",
+            param="model",
+            code="unsupported_model",
+        )
+    if len(body.input) > api.config.max_choices:
+        raise ApiError(
+            f"input has {len(body.input)} texts, the server takes {api.config.max_choices} at most "
+            "(server.max_choices). Send several requests.",
+            param="input",
+        )
+    if body.dimensions not in (None, manifest.hidden_size):
+        raise ApiError(
+            f"dimensions must be {manifest.hidden_size}, the model's own, got {body.dimensions}.",
+            param="dimensions",
+            code="unsupported_parameter",
+        )
+
+
+async def _embed(
+    api: ApiState, version: "LLMEngine", inputs: list[list[int]], tenant: str
+) -> list[NDArray[np.float32]]:
+    """All vectors; the failure of one ends the work on the others."""
+    name = f"embd-{uuid.uuid4().hex}"
+    work = [
+        asyncio.ensure_future(api.engine.embed(ids, f"{name}-{index}", version, tenant=tenant))
+        for index, ids in enumerate(inputs)
+    ]
+    try:
+        return await asyncio.gather(*work)
+    finally:
+        for task in work:
+            task.cancel()
+
+
+def _written(vector: NDArray[np.float32], form: str | None) -> list[float] | str:
+    unit = (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype("<f4")
+    if form == "base64":
+        return base64.b64encode(unit.tobytes()).decode("ascii")
+    return [float(value) for value in unit]
