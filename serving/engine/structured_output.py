@@ -18,12 +18,14 @@ from everloop.errors import DataError, EngineError
 from serving.engine.sampling_params import StructuredOutput
 from serving.engine.vocabulary import Vocabulary
 
-# Bounds of one step beside the library's own: common grammars take some 20 microseconds, the most
-# ambiguous ones that these let pass tens of milliseconds, by the library's defaults hundreds.
-_STEP_MAX_ITEMS = 5_000
+# Bounds of one step beside the library's own. Masks of common grammars take 20 microseconds; the
+# most ambiguous ones that these let pass take 10 milliseconds, by the library's defaults 300.
+_STEP_MAX_ITEMS = 2_000
 _STEP_LEXER_FUEL = 100_000
 _MAX_LEXER_STATES = 50_000  # of one or two kilobytes
-_MAX_MASK_SECONDS = 0.03  # of processor time; a request whose grammar takes longer ends
+# Processor time of an answer: so much per token and so much in reserve; what needs more, ends.
+_SECONDS_PER_TOKEN = 0.001
+_SECONDS_IN_RESERVE = 0.1
 _MAX_TEXT = 1 << 18  # characters of a schema or grammar
 _MAX_COMPILED = 64  # grammars kept per model version
 # A newline and its indentation; without a bound a weak model writes spaces for ever.
@@ -122,6 +124,7 @@ class GrammarMatcher:
     def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
         self._matcher = matcher
         self._words = np.zeros(vocab_size // 32 + 1, np.uint32)
+        self._seconds_left = _SECONDS_IN_RESERVE
 
     @property
     def is_complete(self) -> bool:
@@ -136,13 +139,9 @@ class GrammarMatcher:
         """
         started = time.thread_time()
         self._matcher.unsafe_compute_mask_ptr(self._words.ctypes.data, self._words.nbytes)
-        if self._matcher.is_error() or time.thread_time() - started > _MAX_MASK_SECONDS:
-            reason = self._matcher.get_error() or "it takes too long"
-            raise EngineError(f"the grammar cannot be followed further: {_sentence(reason)}.")
-        allowed = np.unpackbits(
-            self._words.view(np.uint8), count=logits.size, bitorder="little"
-        ).view(bool)
-        np.copyto(logits, -np.inf, where=~allowed)
+        self._check(started)
+        bits = np.unpackbits(self._words.view(np.uint8), count=logits.size, bitorder="little")
+        np.copyto(logits, -np.inf, where=bits == 0)
 
     def accept(self, token_id: int) -> None:
         """Go on by a token.
@@ -150,8 +149,15 @@ class GrammarMatcher:
         Raises:
             EngineError: the grammar does not allow it, or is too ambiguous to go on.
         """
-        if not self._matcher.consume_token(token_id):
-            reason = _sentence(self._matcher.get_error())
+        started = time.thread_time()
+        self._matcher.consume_token(token_id)
+        self._seconds_left = min(self._seconds_left + _SECONDS_PER_TOKEN, _SECONDS_IN_RESERVE)
+        self._check(started)
+
+    def _check(self, started: float) -> None:
+        self._seconds_left -= time.thread_time() - started
+        if self._matcher.is_error() or self._seconds_left < 0:
+            reason = _sentence(self._matcher.get_error() or "it takes too long")
             raise EngineError(f"the grammar cannot be followed further: {reason}.")
 
 

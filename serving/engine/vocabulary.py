@@ -93,7 +93,7 @@ def _is_sentence_piece(steps: list[dict[str, Any]]) -> bool:
 def _drops_first_space(step: dict[str, Any]) -> bool:
     if step["type"] == "Strip":
         return bool(step["start"])
-    return step["type"] == "Metaspace" and step.get("prepend_scheme", "always") != "never"
+    return step["type"] == "Metaspace" and bool(step.get("prepend_scheme") != "never")
 
 
 def _byte_level_alphabet() -> dict[str, int]:

@@ -1,0 +1,325 @@
+"""Grammars on masks, and on whole answers of a model whose weights are random."""
+
+import json
+import re
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from everloop.errors import DataError, EngineError
+from serving.engine import structured_output
+from serving.engine.llm_engine import LLMEngine
+from serving.engine.sampling_params import GrammarKind, SamplingParams, StructuredOutput
+from serving.engine.sequence import GenerationResult
+from serving.engine.structured_output import GrammarCompiler, GrammarMatcher
+from serving.engine.vocabulary import Vocabulary
+from tests.serving.engine.conftest import byte_tokenizer
+
+EOS = 0
+VOCABULARY = Vocabulary(byte_tokenizer("é🙂", "ab"))
+VOCAB_SIZE = 270  # more than the tokenizer has: the rest is padding
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 6},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        "tags": {"type": "array", "items": {"enum": ["a", "é", "🙂"]}, "maxItems": 3},
+    },
+    "required": ["name", "age", "tags"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def compiler() -> GrammarCompiler:
+    return GrammarCompiler(VOCABULARY, VOCAB_SIZE, [EOS])
+
+
+def _allowed(matcher: GrammarMatcher) -> set[int]:
+    logits = np.zeros(VOCAB_SIZE, np.float32)
+    matcher.mask(logits)
+    return set(np.flatnonzero(logits == 0).tolist())
+
+
+def _tokens(text: str) -> list[int]:
+    ids: list[int] = VOCABULARY.tokenizer.encode(text).ids
+    return ids
+
+
+def _walk(matcher: GrammarMatcher, seed: int, limit: int = 400) -> str:
+    """Take allowed tokens at random until the end; give the text."""
+    random = np.random.default_rng(seed)
+    data = b""
+    for _ in range(limit):
+        token = int(random.choice(sorted(_allowed(matcher))))
+        if token == EOS:
+            break
+        matcher.accept(token)
+        data += VOCABULARY.bytes_of(token)
+        if matcher.is_complete:
+            break
+    return data.decode()
+
+
+def test_mask_allows_what_the_grammar_allows(compiler: GrammarCompiler) -> None:
+    matcher = compiler.start(StructuredOutput("regex", "ab|b+"))
+    a, b, ab = _tokens("a")[0], _tokens("b")[0], VOCABULARY.tokenizer.token_to_id("ab")
+    assert _allowed(matcher) == {a, b, ab}
+    matcher.accept(b)
+    assert _allowed(matcher) == {b, EOS}
+    assert not matcher.is_complete
+
+
+def test_mask_keeps_the_logits_of_allowed_tokens(compiler: GrammarCompiler) -> None:
+    matcher = compiler.start(StructuredOutput("regex", "a"))
+    logits = np.arange(VOCAB_SIZE, dtype=np.float32)
+    matcher.mask(logits)
+    [token] = _tokens("a")
+    assert logits[token] == token
+    assert (np.delete(logits, token) == -np.inf).all()
+
+
+def test_grammar_is_complete_when_nothing_can_follow(compiler: GrammarCompiler) -> None:
+    matcher = compiler.start(StructuredOutput("lark", 'start: "a" "b"'))
+    matcher.accept(VOCABULARY.tokenizer.token_to_id("ab"))
+    assert matcher.is_complete
+
+
+def test_text_that_is_forced_comes_as_the_tokenizer_would_write_it(
+    compiler: GrammarCompiler,
+) -> None:
+    matcher = compiler.start(StructuredOutput("regex", "é🙂"))
+    piece = VOCABULARY.tokenizer.token_to_id("é🙂")
+    assert _allowed(matcher) == {piece}
+    matcher.accept(piece)
+    assert matcher.is_complete
+
+
+def test_multi_byte_characters_are_allowed_byte_by_byte(compiler: GrammarCompiler) -> None:
+    matcher = compiler.start(StructuredOutput("regex", "[é🙂]"))
+    e, smile = _tokens("xé")[1:], _tokens("x🙂")[1:]
+    assert _allowed(matcher) == {e[0], smile[0]}
+    for token, following in pairwise(smile):
+        matcher.accept(token)
+        assert _allowed(matcher) == {following}
+    matcher.accept(smile[-1])
+    assert matcher.is_complete
+
+
+def test_accept_refuses_a_token_outside_the_grammar(compiler: GrammarCompiler) -> None:
+    matcher = compiler.start(StructuredOutput("regex", "a"))
+    with pytest.raises(EngineError, match="cannot be followed further"):
+        matcher.accept(_tokens("b")[0])
+
+
+def test_every_start_is_a_fresh_copy(compiler: GrammarCompiler) -> None:
+    structured = StructuredOutput("regex", "[a-c][x-z]")
+    first = compiler.start(structured)
+    first.accept(_tokens("a")[0])
+    assert _allowed(compiler.start(structured)) == {*_tokens("a"), *_tokens("b"), *_tokens("c")}
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=40, deadline=None)
+def test_random_walks_through_a_schema_are_valid(seed: int) -> None:
+    compiler = GrammarCompiler(VOCABULARY, VOCAB_SIZE, [EOS])
+    text = _walk(compiler.start(StructuredOutput("json_schema", json.dumps(SCHEMA))), seed)
+    _check(json.loads(text))
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"[a-cé]{3,5}🙂?", r"[0-9]{3}-[0-9]{2}", r"(foo|ba[rz]){1,4}!"]
+)
+@pytest.mark.parametrize("seed", range(5))
+def test_random_walks_match_the_whole_expression(
+    compiler: GrammarCompiler, pattern: str, seed: int
+) -> None:
+    text = _walk(compiler.start(StructuredOutput("regex", pattern)), seed)
+    assert re.fullmatch(pattern, text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "reason"),
+    [
+        ("json_schema", '{"type": "x"}', "the JSON schema cannot be used: Invalid type: x."),
+        (
+            "json_schema",
+            '{"not": {}}',
+            'the JSON schema cannot be used: Unimplemented keys: ["not"].',
+        ),
+        ("json_schema", "{", "the JSON schema cannot be used: EOF while parsing an object"),
+        ("json_schema", "[]", "the JSON schema cannot be used: "),
+        ("json_schema", '{"type": "string", "format": "x"}', "Unknown format: x."),
+        ("regex", "(", "the regular expression cannot be used: unclosed group."),
+        ("regex", r"(a)\1", "backreferences are not supported."),
+        ("lark", "start: x", 'the grammar cannot be used: at 1(8): unknown name: "x".'),
+        ("regex", "a" * ((1 << 18) + 1), "has 262145 characters, the limit is 262144."),
+    ],
+)
+def test_check_refuses_a_wrong_grammar_with_its_reason_in_one_line(
+    compiler: GrammarCompiler, kind: GrammarKind, text: str, reason: str
+) -> None:
+    with pytest.raises(DataError) as error:
+        compiler.check(StructuredOutput(kind, text))
+    message = str(error.value)
+    assert message.startswith("structured: ")
+    assert reason in message
+    assert "\n" not in message
+
+
+def test_tokenizer_whose_tokens_have_no_bytes_is_refused() -> None:
+    from tokenizers import Tokenizer, models
+
+    vocabulary = Vocabulary(Tokenizer(models.BPE(vocab={}, merges=[])))
+    with pytest.raises(DataError, match="no bytes of their own"):
+        GrammarCompiler(vocabulary, 10, [0]).check(StructuredOutput("json_object"))
+
+
+def test_compiled_grammars_are_kept_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structured_output, "_MAX_COMPILED", 2)
+    compiler = GrammarCompiler(VOCABULARY, VOCAB_SIZE, [EOS])
+    compiled: list[str] = []
+    original = structured_output.LLMatcher
+
+    def record(tokenizer: Any, grammar: str, **options: Any) -> Any:
+        compiled.append(grammar)
+        return original(tokenizer, grammar, **options)
+
+    record.grammar_from_regex = original.grammar_from_regex  # type: ignore[attr-defined]
+    monkeypatch.setattr(structured_output, "LLMatcher", record)
+    for pattern in "abacab":
+        compiler.check(StructuredOutput("regex", pattern))
+    # "a" stays while it is used; "b" goes for "c", and comes again.
+    assert [json.loads(one)["grammars"][0]["lark_grammar"][8] for one in compiled] == list("abcb")
+
+
+def test_grammar_that_takes_too_long_ends(
+    compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(structured_output, "_SECONDS_IN_RESERVE", 0.0)
+    matcher = compiler.start(StructuredOutput("regex", "a"))
+    with pytest.raises(EngineError, match="cannot be followed further: it takes too long"):
+        matcher.mask(np.zeros(VOCAB_SIZE, np.float32))
+
+
+def test_ambiguous_grammar_ends_before_it_holds_up_the_others(compiler: GrammarCompiler) -> None:
+    matcher = compiler.start(StructuredOutput("lark", 'start: s\ns: "a" | s s | s s s'))
+    with pytest.raises(EngineError, match="cannot be followed further: "):
+        for _ in range(1000):
+            matcher.mask(np.zeros(VOCAB_SIZE, np.float32))
+            matcher.accept(_tokens("a")[0])
+
+
+# Whole answers.
+
+
+def _answer(engine: LLMEngine, kind: GrammarKind, text: str = "", **more: Any) -> GenerationResult:
+    values = {"max_tokens": 120, "temperature": 1.0, "seed": 1} | more
+    params = SamplingParams(structured=StructuredOutput(kind, text), **values)
+    [result] = engine.generate([[5, 6, 7]], params)
+    return result
+
+
+def _check(value: Any) -> None:
+    """What SCHEMA says."""
+    assert list(value) == ["name", "age", "tags"]
+    assert len(value["name"]) <= 6
+    assert isinstance(value["age"], int)
+    assert 0 <= value["age"] <= 150
+    assert len(value["tags"]) <= 3
+    assert set(value["tags"]) <= {"a", "é", "🙂"}
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_version: Any, engine_config: Any) -> LLMEngine:
+    return LLMEngine.load(tiny_version, engine_config)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 2.0])
+def test_random_weights_answer_by_the_schema(
+    engine: LLMEngine, seed: int, temperature: float
+) -> None:
+    result = _answer(
+        engine, "json_schema", json.dumps(SCHEMA), seed=seed, temperature=temperature, top_p=0.99
+    )
+    if result.finish_reason == "stop":
+        _check(json.loads(result.text))
+    else:  # random weights may fill the strings with whitespace until max_tokens
+        assert len(result.token_ids) == 120
+        assert result.text.startswith("{")
+
+
+def test_answers_are_mostly_complete(engine: LLMEngine) -> None:
+    reasons = [
+        _answer(engine, "json_schema", json.dumps(SCHEMA), seed=seed).finish_reason
+        for seed in range(8)
+    ]
+    assert reasons.count("stop") >= 4
+
+
+def test_json_mode_gives_an_object(engine: LLMEngine) -> None:
+    results = [_answer(engine, "json_object", seed=seed) for seed in range(6)]
+    whole = [result for result in results if result.finish_reason == "stop"]
+    assert whole
+    assert all(isinstance(json.loads(result.text), dict) for result in whole)
+
+
+def test_regex_answer_ends_when_nothing_can_follow(engine: LLMEngine) -> None:
+    result = _answer(engine, "regex", "[a-z]{4}🙂")
+    assert re.fullmatch("[a-z]{4}🙂", result.text)
+    assert result.finish_reason == "stop"
+    assert 2 not in result.token_ids
+
+
+def test_end_token_comes_only_where_the_grammar_allows(engine: LLMEngine) -> None:
+    bias = {0: 100.0, 2: 100.0}  # the end tokens are wanted at once
+    result = _answer(engine, "regex", "ab(cd)*", logit_bias=bias)
+    assert (result.text, result.finish_reason) == ("ab", "stop")
+    assert result.token_ids[-1] in (0, 2)
+
+
+def test_min_tokens_and_ignore_eos_keep_the_grammar(engine: LLMEngine) -> None:
+    bias = {0: 100.0, 2: 100.0}
+    result = _answer(engine, "regex", "ab(cd)*", logit_bias=bias, min_tokens=5)
+    assert (result.text, result.finish_reason) == ("abcdcd", "stop")
+    result = _answer(engine, "regex", "(ab){0,3}", logit_bias=bias, ignore_eos=True)
+    assert (result.text, result.finish_reason) == ("ababab", "stop")
+    result = _answer(engine, "regex", "ab", min_tokens=9)
+    assert (result.text, result.finish_reason) == ("ab", "stop")
+
+
+def test_stop_text_ends_a_structured_answer(engine: LLMEngine) -> None:
+    result = _answer(engine, "regex", "abc[0-9]+", stop=("c",))
+    assert (result.text, result.finish_reason) == ("ab", "stop")
+
+
+def test_structured_answers_do_not_depend_on_batch_mates(engine: LLMEngine) -> None:
+    each = [
+        SamplingParams(
+            max_tokens=40,
+            seed=seed,
+            structured=StructuredOutput("json_schema", json.dumps(SCHEMA)) if seed % 2 else None,
+            logprobs=2,
+        )
+        for seed in range(6)
+    ]
+    prompts = [[5 + seed, 6, 7] for seed in range(6)]
+    together = engine.generate(prompts, each)
+    assert together == [
+        engine.generate([prompt], one)[0] for prompt, one in zip(prompts, each, strict=True)
+    ]
+
+
+def test_wrong_grammar_is_refused_before_it_is_queued(
+    load: Callable[..., LLMEngine], engine: LLMEngine
+) -> None:
+    params = SamplingParams(max_tokens=1, structured=StructuredOutput("regex", "("))
+    with pytest.raises(DataError, match=r"^structured: the regular expression cannot be used"):
+        engine.add_request("a", [5], params)
+    assert not engine.has_unfinished
