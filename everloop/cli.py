@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from everloop.cli_import import import_folder
 from everloop.cli_options import (
     ConfigOption,
     HomeOption,
@@ -45,6 +46,7 @@ app.add_typer(models, name="models")
 app.add_typer(feedback, name="feedback")
 app.add_typer(drift, name="drift")
 app.add_typer(loop, name="loop")
+app.command("import")(import_folder)
 
 DEFAULT_URL = "http://127.0.0.1:3000/v1"
 

@@ -1,0 +1,159 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from everloop.cli import app, main
+from everloop.errors import ArtifactError, ConfigError, DataError
+from everloop.importing import import_checkpoint, name_of
+from everloop.manifest import sha256_file, verify
+from everloop.registry import Registry
+from everloop.settings import Home, RunFile
+from feedback.store.store import open_store
+from tests.tiny_model import make_tiny_checkpoint
+from training.pretrained import load_model, quiet_transformers
+
+FP32 = RunFile("test", {"export": {"precision": "fp32", "max_query_len": 32, "cache": "fp32"}})
+TEXT = "".join(f"The value of row {number} is {number * number}.\n" for number in range(400))
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A Llama folder from elsewhere: no sidecar, 64 positions."""
+    return make_tiny_checkpoint(tmp_path / "Tiny Llama_1M", family="llama", max_model_len=64)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> str:
+    """A text of some thousand tokens."""
+    path = tmp_path / "text.md"
+    path.write_text(TEXT, encoding="utf-8")
+    return str(path)
+
+
+def test_import_checkpoint_saves_and_records_a_version(
+    home: Home, checkpoint: Path, text: str
+) -> None:
+    version = import_checkpoint(home, FP32, checkpoint, text=text)
+
+    manifest = verify(version.path)
+    assert (manifest.name, manifest.family) == ("tiny-llama_1m", "llama")
+    assert manifest.max_model_len == 64
+    assert manifest.export.val_bpb == pytest.approx(manifest.export.val_loss / 0.693147, rel=1e-4)
+    assert manifest.lineage.datasets == ()
+    weights = sha256_file(checkpoint / "model.safetensors")
+    assert manifest.lineage.checkpoint_sha256 == weights
+    assert [each.tag for each in Registry(home).list()] == [version.tag]
+    assert list(home.root.glob("import-*")) == []
+    store = open_store(home.database_url)
+    assert [each.tag for each in store.model_versions()] == [version.tag]
+    store.close()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_import_checkpoint_takes_16_bit_shards(
+    home: Home, checkpoint: Path, text: str, dtype: torch.dtype
+) -> None:
+    model = load_model(checkpoint).to(dtype)
+    (checkpoint / "model.safetensors").unlink()
+    with quiet_transformers():
+        model.save_pretrained(checkpoint, max_shard_size="100KB")
+    assert len(list(checkpoint.glob("*.safetensors"))) > 1
+
+    manifest = import_checkpoint(home, FP32, checkpoint, text=text).manifest
+
+    assert manifest.export.max_abs_logit_diff < 2e-5
+
+
+def test_import_checkpoint_bounds_the_length_of_long_models(
+    home: Home, tmp_path: Path, text: str
+) -> None:
+    checkpoint = make_tiny_checkpoint(tmp_path / "long", family="llama", max_model_len=10_000)
+
+    assert import_checkpoint(home, FP32, checkpoint, text=text).manifest.max_model_len == 4096
+
+
+def test_import_prints_the_version_as_json(home: Home, checkpoint: Path, text: str) -> None:
+    options = ["--home", str(home.root), "--text", text, "--name", "mine", "--precision", "int8"]
+    overrides = ["--set", "export.max_int8_loss_increase=1.0", "--set", "export.cache=fp32"]
+
+    result = CliRunner().invoke(app, ["import", str(checkpoint), *options, *overrides, "--json"])
+
+    printed = json.loads(result.stdout)
+    assert printed["model_version"].startswith("mine:v")
+    assert (printed["family"], printed["weights"]) == ("llama", "int8")
+
+
+def test_import_measures_on_python_docs_without_a_text(home: Home, checkpoint: Path) -> None:
+    manifest = import_checkpoint(home, FP32, checkpoint).manifest
+
+    assert manifest.export.validation_tokens == 64 * 64
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: shutil.rmtree(folder), "is no folder"),
+        (lambda folder: (folder / "config.json").unlink(), r"config\.json is missing"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), r"tokenizer\.json is missing"),
+        (
+            lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
+            "holds pickled weights",
+        ),
+        (
+            lambda folder: save_file(
+                {name: tensor[:1] for name, tensor in load(folder).items()},
+                folder / "model.safetensors",
+            ),
+            "must have shape",
+        ),
+    ],
+)
+def test_import_refuses_what_is_no_checkpoint(
+    home: Home, checkpoint: Path, text: str, change: object, message: str
+) -> None:
+    change(checkpoint)
+
+    with pytest.raises(ArtifactError, match=message):
+        import_checkpoint(home, FP32, checkpoint, text=text)
+    assert Registry(home).list() == []
+
+
+def load(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def test_import_refuses_a_text_that_is_too_short(
+    home: Home, checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "short.txt").write_text("short", encoding="utf-8")
+
+    with pytest.raises(DataError, match="no text has the 65 tokens"):
+        import_checkpoint(home, FP32, checkpoint, text=str(tmp_path / "short.txt"))
+
+
+def test_import_refuses_an_unknown_precision_with_exit_code_2(
+    home: Home, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["import", str(checkpoint), "--home", str(home.root), "--precision", "fp8"])
+
+    assert ended.value.code == ConfigError.exit_code == 2
+    assert "export.precision" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("SmolLM2-135M", "smollm2-135m"),
+        ("My model (new)", "my-model-new"),
+        ("___", "imported"),
+        ("x" * 80, "x" * 63),
+    ],
+)
+def test_name_of_a_folder_is_one_that_the_store_takes(folder: str, name: str) -> None:
+    assert name_of(Path(folder)) == name

@@ -1,0 +1,87 @@
+"""Windows of text for a checkpoint that brings no validation data: its own tokens of given texts.
+
+Every window begins as a prompt does: with the token that the tokenizer puts before a text, if any.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from everloop.errors import DataError
+
+MAX_CONTEXT = 256  # tokens; longer windows cost time and change the comparison little
+_PROMPT_TOKENS = 24
+_PROMPTS = 4
+_WINDOWS_PER_TEXT = 2  # of a long text, so that several are heard
+
+
+@dataclass(frozen=True, slots=True)
+class TextWindows:
+    """What an export measures losses on.
+
+    Attributes:
+        tokens: [N, context + 1].
+        bytes_per_token: UTF-8 bytes of the text per token.
+        prompts: beginnings of passages, for golden continuations.
+    """
+
+    tokens: NDArray[np.int64]
+    bytes_per_token: float
+    prompts: tuple[str, ...]
+
+
+def cut_windows(
+    texts: Iterable[str], tokenizer: Tokenizer, *, context: int, limit: int
+) -> TextWindows:
+    """Cut texts into windows, a few of each text, until there are enough.
+
+    Args:
+        texts: read no further than needed.
+        tokenizer: of the checkpoint.
+        context: tokens that a window predicts.
+        limit: windows that are enough.
+
+    Raises:
+        DataError: no text is long enough for one window.
+    """
+    start = _start(tokenizer)
+    width = context + 1 - len(start)
+    windows: list[list[int]] = []
+    size_bytes = 0
+    for text in texts:
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+        fitting = len(encoding.ids) // width
+        for piece in range(min(fitting, _WINDOWS_PER_TEXT, limit - len(windows))):
+            first, last = piece * width, (piece + 1) * width - 1
+            windows.append(encoding.ids[first : last + 1])
+            passage = text[encoding.offsets[first][0] : encoding.offsets[last][1]]
+            size_bytes += len(passage.encode("utf-8"))
+        if len(windows) >= limit:
+            break
+    if not windows:
+        raise DataError(
+            f"no text has the {width:,} tokens of one window. Give a longer text with --text."
+        )
+    return TextWindows(
+        tokens=np.array([start + window for window in windows], np.int64),
+        bytes_per_token=size_bytes / (len(windows) * width),
+        prompts=_prompts(windows, tokenizer),
+    )
+
+
+def _start(tokenizer: Tokenizer) -> list[int]:
+    """What the tokenizer puts before a text."""
+    whole, plain = (tokenizer.encode("a", add_special_tokens=added).ids for added in (True, False))
+    places = (at for at in range(len(whole)) if whole[at : at + len(plain)] == plain)
+    return list(whole[: next(places, 0)])
+
+
+def _prompts(windows: list[list[int]], tokenizer: Tokenizer) -> tuple[str, ...]:
+    """Passages from all over the windows."""
+    tokens = [token for window in windows for token in window]
+    step = len(tokens) // _PROMPTS
+    starts = (step * number for number in range(_PROMPTS))
+    return tuple(tokenizer.decode(tokens[start : start + _PROMPT_TOKENS]) for start in starts)
