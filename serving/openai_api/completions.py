@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tokenizers import Tokenizer
-
 from everloop.records import Message
+from serving.engine.vocabulary import Vocabulary
 from serving.openai_api.choice import Choice, Prompt
 from serving.openai_api.completion_request import CompletionRequest
 from serving.openai_api.endpoint import endpoint
@@ -39,7 +38,7 @@ async def _admit(
     echo = bool(body.echo)
 
     def write(choice: Choice) -> TextWriter:
-        return TextWriter(choice, version.tokenizer, echo=echo, logprobs=body.logprobs is not None)
+        return TextWriter(choice, version.vocabulary, echo=echo, logprobs=body.logprobs is not None)
 
     return prompts, ReplyForm(Completion, "text_completion", Completion, "text_completion", write)
 
@@ -67,11 +66,13 @@ def _prompt(
 class TextWriter:
     """Writes one answer of a text completion."""
 
-    def __init__(self, choice: Choice, tokenizer: Tokenizer, *, echo: bool, logprobs: bool) -> None:
+    def __init__(
+        self, choice: Choice, vocabulary: Vocabulary, *, echo: bool, logprobs: bool
+    ) -> None:
         self._choice = choice
-        self._tokenizer = tokenizer
+        self._vocabulary = vocabulary
         self._echoed = choice.prompt.messages[0].content if echo else ""
-        self._placer = TokenPlacer(tokenizer, start=len(self._echoed)) if logprobs else None
+        self._placer = TokenPlacer(vocabulary, choice, len(self._echoed)) if logprobs else None
 
     def opening(self) -> list[TextChoice]:
         """Nothing comes before the text."""
@@ -106,15 +107,12 @@ class TextWriter:
     def _logprobs(self, outputs: "Sequence[RequestOutput]") -> TextLogprobs | None:
         if self._placer is None:
             return None
-        prompt = self._choice.prompt
         tokens: list[PlacedToken] = []
         for output in outputs:
             if output.prompt_logprobs:
-                tokens += place_prompt(
-                    self._tokenizer, prompt.token_ids, output, is_text=prompt.is_text
-                )
+                tokens += place_prompt(self._vocabulary, self._choice, output)
             tokens += self._placer.take(output)
-        return text_logprobs(self._tokenizer, tokens)
+        return text_logprobs(self._vocabulary, tokens)
 
 
 create_completion = endpoint("completions", CompletionRequest, COMPLETIONS, _admit)

@@ -1,8 +1,7 @@
 """What every request passes through: its id, its count, the error envelope and the body limit.
 
 Plain ASGI inside the app, because an exception that leaves the app before the first byte would hang
-the client until the server's timeout. From outside in: RequestIds, RequestCounter, ErrorEnvelope,
-BodyLimit.
+the client until the server's timeout. The order of all is in app.py.
 """
 
 import logging

@@ -26,6 +26,8 @@ from serving.openai_api.state import ApiState
 if TYPE_CHECKING:
     from serving.engine.sequence import RequestOutput
 
+    _Item = tuple[Choice, RequestOutput]
+
 logger = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
@@ -113,9 +115,7 @@ class GenerationResponse(Response):
         self._is_complete = True
         await send({"type": "http.response.body", "body": last, "more_body": False})
 
-    async def _wait_for(
-        self, first: "asyncio.Task[tuple[Choice, RequestOutput]]", send: Send
-    ) -> bool:
+    async def _wait_for(self, first: "asyncio.Task[_Item]", send: Send) -> bool:
         """Wait for the first output; say whether the stream had to begin without it."""
         is_started = False
         seconds = self._api.config.keep_alive_seconds
@@ -129,8 +129,8 @@ class GenerationResponse(Response):
     async def _send_events(
         self,
         send: Send,
-        first: "tuple[Choice, RequestOutput]",
-        outputs: "AsyncGenerator[tuple[Choice, RequestOutput], None]",
+        first: "_Item",
+        outputs: "AsyncGenerator[_Item, None]",
     ) -> None:
         reply = self._reply
         await _send_part(send, events(reply.opening() + reply.piece(*first)))

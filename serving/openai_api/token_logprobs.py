@@ -8,10 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
-
-from serving.engine.detokenizer import token_bytes
+from serving.engine.detokenizer import Detokenizer
+from serving.engine.vocabulary import Vocabulary
+from serving.openai_api.choice import Choice
 from serving.openai_api.responses import TextLogprobs, TokenLogprob, TopLogprob
 
 if TYPE_CHECKING:
@@ -36,9 +35,9 @@ class PlacedToken:
 class TokenPlacer:
     """Holds the tokens of one answer until their text is out."""
 
-    def __init__(self, tokenizer: Tokenizer, start: int = 0) -> None:
-        self._tokenizer = tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
+    def __init__(self, vocabulary: Vocabulary, choice: Choice, start: int = 0) -> None:
+        # Stops are not looked for: they cut the text, which says how far the tokens go.
+        self._detokenizer = Detokenizer(vocabulary, is_beginning=_is_beginning(vocabulary, choice))
         self._decoded = start
         self._written = start
         self._held: list[PlacedToken] = []
@@ -50,7 +49,7 @@ class TokenPlacer:
         """
         for token_id, entry in zip(output.token_ids, output.logprobs, strict=True):
             self._held.append(PlacedToken(token_id, entry, self._decoded))
-            self._decoded += len(self._stream.step(self._tokenizer, token_id) or "")
+            self._decoded += len(self._detokenizer.add(token_id))
         self._written += len(output.text)
         if output.finish_reason == "length":
             count = len(self._held)
@@ -61,32 +60,34 @@ class TokenPlacer:
 
 
 def place_prompt(
-    tokenizer: Tokenizer, token_ids: Sequence[int], output: "RequestOutput", *, is_text: bool
+    vocabulary: Vocabulary, choice: Choice, output: "RequestOutput"
 ) -> list[PlacedToken]:
-    """Place the tokens of an echoed prompt.
-
-    Args:
-        tokenizer: of the version.
-        token_ids: of the prompt.
-        output: the first of the answer, which has their logprobs.
-        is_text: the prompt came as text, to which special tokens may have been added.
-    """
-    stream, offset, placed = DecodeStream(skip_special_tokens=is_text), 0, []
-    for token_id, entry in zip(token_ids, output.prompt_logprobs, strict=True):
+    """Place the tokens of an echoed prompt, whose logprobs are in the first output."""
+    detokenizer, offset, placed = Detokenizer(vocabulary, is_beginning=True), 0, []
+    for token_id, entry in zip(choice.prompt.token_ids, output.prompt_logprobs, strict=True):
         placed.append(PlacedToken(token_id, entry, offset))
-        offset += len(stream.step(tokenizer, token_id) or "")
+        # Token ids are echoed with the names of special tokens; a text never had them.
+        if vocabulary.is_special(token_id) and not choice.prompt.is_text:
+            offset += len(vocabulary.bytes_of(token_id).decode("utf-8"))
+        else:
+            offset += len(detokenizer.add(token_id))
     return placed
 
 
-def chat_logprobs(tokenizer: Tokenizer, tokens: Iterable[PlacedToken]) -> list[TokenLogprob]:
+def _is_beginning(vocabulary: Vocabulary, choice: Choice) -> bool:
+    # As the engine has it: the offsets must be those of its text.
+    return choice.params.structured is None and vocabulary.is_special(choice.prompt.token_ids[-1])
+
+
+def chat_logprobs(vocabulary: Vocabulary, tokens: Iterable[PlacedToken]) -> list[TokenLogprob]:
     """The tokens in the form of chats."""
     content = []
     for token in tokens:
         if token.entry is None:
             continue
-        raw = token_bytes(tokenizer, token.token_id)
+        raw = vocabulary.bytes_of(token.token_id)
         top = [
-            _top(token_bytes(tokenizer, token_id), logprob) for token_id, logprob in token.entry.top
+            _top(vocabulary.bytes_of(token_id), logprob) for token_id, logprob in token.entry.top
         ]
         content.append(
             TokenLogprob(
@@ -99,25 +100,25 @@ def chat_logprobs(tokenizer: Tokenizer, tokens: Iterable[PlacedToken]) -> list[T
     return content
 
 
-def text_logprobs(tokenizer: Tokenizer, tokens: Sequence[PlacedToken]) -> TextLogprobs:
+def text_logprobs(vocabulary: Vocabulary, tokens: Sequence[PlacedToken]) -> TextLogprobs:
     """The tokens in the form of text completions."""
-    names = [_shown(token_bytes(tokenizer, token.token_id), "bytes:") for token in tokens]
+    names = [_shown(vocabulary.bytes_of(token.token_id), "bytes:") for token in tokens]
     entries = [token.entry for token in tokens]
     return TextLogprobs(
         tokens=names,
         token_logprobs=[entry and max(entry.logprob, _LEAST) for entry in entries],
         top_logprobs=[
-            entry and _by_name(tokenizer, name, entry)
+            entry and _by_name(vocabulary, name, entry)
             for name, entry in zip(names, entries, strict=True)
         ],
         text_offset=[token.offset for token in tokens],
     )
 
 
-def _by_name(tokenizer: Tokenizer, name: str, entry: "TokenLogprobs") -> dict[str, float]:
+def _by_name(vocabulary: Vocabulary, name: str, entry: "TokenLogprobs") -> dict[str, float]:
     # The chosen token is always among them, so there may be one more than was asked for.
     top = {
-        _shown(token_bytes(tokenizer, token_id), "bytes:"): max(logprob, _LEAST)
+        _shown(vocabulary.bytes_of(token_id), "bytes:"): max(logprob, _LEAST)
         for token_id, logprob in entry.top
     }
     return top | {name: max(entry.logprob, _LEAST)}

@@ -19,6 +19,7 @@ from everloop.errors import NotFoundError, PromptTooLongError
 from everloop.records import Feedback, Interaction
 from serving.engine.sampling_params import SamplingParams
 from serving.engine.sequence import RequestOutput, RequestTimes
+from serving.engine.vocabulary import Vocabulary
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TAG = "everloop:v20261124101500-abc123"
@@ -43,13 +44,18 @@ class ScriptedVersion:
     max_model_len: int = 512
     chat_template: ChatTemplate | None = field(default_factory=lambda: ChatTemplate(CHAT_TEMPLATE))
     tokenizer: Tokenizer = field(default_factory=byte_tokenizer)
+    has_hidden_states: bool = False
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.tokenizer)
 
     @property
     def manifest(self) -> SimpleNamespace:
         name, _, version = self.tag.partition(":")
         return SimpleNamespace(
             name=name, version=version, tag=self.tag, max_model_len=self.max_model_len,
-            vocab_size=259,
+            vocab_size=259, has_hidden_states=self.has_hidden_states, hidden_size=4,
         )  # fmt: skip
 
 
