@@ -5,21 +5,47 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from everloop.errors import ArtifactError
-from tests.tiny_model import make_tiny_checkpoint
+from tests.tiny_model import FAMILIES, make_tiny_checkpoint
 from training.export.architecture import read_architecture
 from training.export.graph import write_graph
 from training.export.nodes import Precision
+from training.export.session import open_session
 from training.export.weights import Weights
+from training.pretrained import load_model
 
 Build = Callable[..., ort.InferenceSession]
 
 
-def write(checkpoint: Path, folder: Path, precision: Precision = "fp32") -> Path:
+def write(
+    checkpoint: Path, folder: Path, precision: Precision = "fp32", *, embeddings: bool = False
+) -> Path:
     architecture, weights = read_architecture(checkpoint), Weights.read(checkpoint)
-    return write_graph(architecture, weights, folder, precision=precision, positions=160)
+    return write_graph(
+        architecture, weights, folder, precision=precision, positions=160, embeddings=embeddings
+    )
+
+
+def prompt_inputs(session: ort.InferenceSession, tokens: list[int]) -> dict[str, np.ndarray]:
+    """One row of new tokens over an empty state."""
+    places = np.arange(len(tokens))
+    inputs = {
+        "input_ids": np.array(tokens),
+        "pad_index": places[None],
+        "unpad_index": places,
+        "query_seqlens": np.array([len(tokens)], np.int32),
+        "seqlens_k": np.array([len(tokens) - 1], np.int32),
+        "total_len": np.array([len(tokens)], np.int32),
+        "logits_index": places,
+    }
+    for tensor in session.get_inputs():
+        if tensor.name.startswith("past"):
+            shape = [{"B": 1, "C": 32}.get(axis, axis) for axis in tensor.shape]
+            inputs[tensor.name] = np.zeros(shape, np.float32)
+    return inputs
 
 
 def test_write_graph_follows_the_contract(tiny_session: ort.InferenceSession) -> None:
@@ -70,21 +96,73 @@ def test_write_graph_keeps_the_weights_outside(tiny_checkpoint: Path, tmp_path: 
 
 
 def test_logits_index_picks_positions(tiny_session: ort.InferenceSession) -> None:
-    names = [tensor.name for tensor in tiny_session.get_inputs()][7:]
-    inputs = {
-        "input_ids": np.array([5, 6, 7]),
-        "pad_index": np.array([[0, 1, 2]]),
-        "unpad_index": np.array([0, 1, 2]),
-        "query_seqlens": np.array([3], np.int32),
-        "seqlens_k": np.array([2], np.int32),
-        "total_len": np.array([3], np.int32),
-        **{name: np.zeros((1, 2, 8, 32), np.float32) for name in names},
-    }
+    inputs = prompt_inputs(tiny_session, [5, 6, 7])
 
-    every = tiny_session.run(["logits"], inputs | {"logits_index": np.array([0, 1, 2])})[0]
+    every = tiny_session.run(["logits"], inputs)[0]
     chosen = tiny_session.run(["logits"], inputs | {"logits_index": np.array([2, 0])})[0]
 
     np.testing.assert_allclose(chosen, every[[2, 0]], atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hidden_states_are_those_that_the_head_sees(tmp_path: Path, family: str) -> None:
+    checkpoint = make_tiny_checkpoint(tmp_path, family=family)
+    tokens = [5, 80, 33, 200, 7]
+
+    session = open_session(write(checkpoint, tmp_path, embeddings=True))
+    inputs = prompt_inputs(session, tokens) | {"logits_index": np.array([4, 1])}
+    found = session.run(["hidden_states"], inputs)[0]
+
+    backbone = load_model(checkpoint).base_model
+    expected = backbone(torch.tensor([tokens])).last_hidden_state[0].detach().numpy()
+    np.testing.assert_allclose(found, expected[[4, 1]], atol=5e-5)
+
+
+def test_hidden_states_cost_no_node(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    graphs = []
+    for embeddings in (False, True):
+        path = write(tiny_checkpoint, tmp_path, embeddings=embeddings)
+        graphs.append(onnx.load(str(path), load_external_data=False).graph)
+
+    assert list(graphs[0].node) == list(graphs[1].node)
+    assert len(graphs[1].output) == len(graphs[0].output) + 1
+
+
+@pytest.mark.parametrize(("cell", "parts"), [("lstm", "hc"), ("gru", "h")])
+def test_recurrent_state_is_of_a_fixed_size(
+    tmp_path: Path, build: Build, cell: str, parts: str
+) -> None:
+    session = build(make_tiny_checkpoint(tmp_path, family=cell))
+
+    names = [f"{layer}.{part}" for layer in range(2) for part in parts]
+    inputs = {tensor.name: tensor.shape for tensor in session.get_inputs()[7:]}
+    outputs = {tensor.name: tensor.shape for tensor in session.get_outputs()[1:]}
+    assert inputs == {f"past.{name}": ["B", 64] for name in names}
+    assert outputs == {f"present.{name}": ["B", 64] for name in names}
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_recurrent_row_without_tokens_keeps_its_state(
+    tmp_path: Path, build: Build, cell: str
+) -> None:
+    session = build(make_tiny_checkpoint(tmp_path, family=cell))
+    alone = prompt_inputs(session, [9, 8])
+    states = [name for name in alone if name.startswith("past")]
+    outputs = [f"present.{name.partition('.')[2]}" for name in states]
+    both = alone | {
+        "pad_index": np.array([[0, 0], [0, 1]]),
+        "unpad_index": np.array([2, 3]),
+        "query_seqlens": np.array([0, 2], np.int32),
+        "seqlens_k": np.array([40, 1], np.int32),
+        **{name: np.array([[0.3] * 64, [0.0] * 64], np.float32) for name in states},
+    }
+
+    expected = session.run(outputs, alone)
+    found = session.run(outputs, both)
+
+    for kept, one in zip(found, expected, strict=True):
+        assert (kept[0] == np.float32(0.3)).all()
+        np.testing.assert_allclose(kept[1], one[0], atol=1e-6)
 
 
 @pytest.mark.parametrize(
