@@ -71,6 +71,8 @@ class Document(Record):
     source: str  # where it was read: a module's name, or a file's path and line
     licence: str
     sha256: str  # of the text as it was read, in UTF-8
+    collection: str = ""  # the source of the run's TOML that it belongs to
+    language: str | None = None  # ISO 639-1, or und; found by cleaning
 
 
 RowKind = Literal["text", "chat", "preference", "rated"]
@@ -129,6 +131,8 @@ class DatasetInfo(Record):
     licences: tuple[str, ...]
     python_version: str | None  # of the documentation, where it is a source
     parent: str | None  # dataset version that this one extends
+    files: dict[str, str] = {}  # name of every other file of the folder -> its SHA-256
+    checksum: str = ""  # SHA-256 of this record without its checksum
 
 
 class Interaction(Record):

@@ -7,14 +7,29 @@ from everloop.records import Document, Message, Record
 
 
 class Conversation(Record):
-    """One question with its answer, or a longer exchange that ends with the answer to learn."""
+    """Turns to learn from: an exchange that ends with an answer, a preference or a rating.
+
+    Attributes:
+        messages: end with the answer; of a preference they are the prompt.
+        chosen, rejected: the better and the worse continuation.
+        label: whether the answer is approved.
+        source: where it was read, as in Document.
+        document: id of the document that it was made from; its own id if there is none.
+        sha256: of the content as it was read; that of the document's text is the document's.
+    """
 
     id: str
     messages: tuple[Message, ...]
-    source: str  # where it was read, as in Document
+    source: str
     licence: str
-    document: str  # id of the document that it was made from; its own id if there is none
+    document: str
     topic: str | None = None
+    chosen: tuple[Message, ...] | None = None
+    rejected: tuple[Message, ...] | None = None
+    label: bool | None = None
+    sha256: str = ""
+    collection: str = ""
+    language: str | None = None
 
 
 class Dropped(Record):
@@ -25,6 +40,19 @@ class Dropped(Record):
     step: str  # the step that refused it: read, exclude_topics, or a cleaning step
     reason: str  # from the closed set of that step
     text: str
+    detail: str = ""  # what exactly was found: the repeated document, the word sequence
+
+
+class Origin(Record):
+    """Where a row comes from: a line of documents.jsonl, in the order of the rows."""
+
+    row: str  # id of the row
+    document: str
+    source: str
+    licence: str
+    sha256: str  # of the content as it was read
+    collection: str
+    language: str | None
 
 
 Item = Document | Conversation | Dropped

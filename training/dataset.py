@@ -1,26 +1,28 @@
-"""Build a dataset version: read the sources, clean, split by document, write.
+"""Build a dataset version: find the sources, clean them stage by stage, split, write.
 
     from training.dataset import DataConfig, build_dataset
     info = build_dataset(DataConfig(), home)
 
-The folder itself is the business of `dataset_folder`.
+Reading and cleaning are the business of `sources` and `cleaning`, the folder of `dataset_folder`.
 """
 
 import difflib
 import hashlib
 import platform
-from collections.abc import Callable, Iterator
-from typing import Literal
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 from pydantic import Field
 
-from everloop.errors import DataError
-from everloop.records import DatasetInfo, DatasetRow, Document, Source, content_hash
+from everloop.errors import DataError, RefusedError
+from everloop.records import DatasetInfo, DatasetRow, Document, Source, Split, content_hash
 from everloop.settings import Home
 from training import python_docs
 from training.cleaning.config import CleanConfig
-from training.cleaning.pipeline import Cleaner
-from training.corpus import Conversation, Dropped, Item
+from training.cleaning.source_reader import SourceReader, topics_seen
+from training.cleaning.stages import Stages, deal
+from training.corpus import Conversation, Dropped, Origin
 from training.dataset_folder import (
     DatasetWriter,
     read_dropped,
@@ -29,11 +31,13 @@ from training.dataset_folder import (
     verify_dataset,
     write_dataset,
 )
-from training.readers import ReadOptions, read_files
+from training.reading.options import ReadOptions
+from training.sources import SourceConfig, find_inputs
+from training.work_folder import evaluation_index, reporting, work_folder
 
 __all__ = [
-    "DataConfig", "build_dataset", "read_dropped", "read_info", "read_items", "read_rows",
-    "split_of", "verify_dataset", "write_dataset",
+    "DataConfig", "build_dataset", "read_dropped", "read_info", "read_rows", "split_of",
+    "verify_dataset", "write_dataset",
 ]  # fmt: skip
 
 
@@ -42,10 +46,12 @@ class DataConfig(CleanConfig):
 
     sources: tuple[str, ...] = Field(
         (python_docs.NAME,),
-        min_length=1,
         strict=False,
-        description="python-docs, the documentation that comes with Python, or files, folders and "
-        "glob patterns.",
+        description="python-docs, the documentation that comes with Python, or files, folders, "
+        "glob patterns and URLs; [] if all of them are [[data.source]] tables.",
+    )
+    source: tuple[SourceConfig, ...] = Field(
+        (), strict=False, description="[[data.source]] tables: sources with fields of their own."
     )
     licence: str = Field("unspecified", description="Licence of the files; recorded, not checked.")
     text_field: str = Field("text", description="Key of a .jsonl line that holds its text.")
@@ -58,13 +64,31 @@ class DataConfig(CleanConfig):
     validation_share: float = Field(
         0.1, gt=0, lt=1, description="Share of the documents that is kept from training."
     )
+    test_share: float = Field(
+        0.0, ge=0, lt=1, description="Share that is kept from training and from its decisions."
+    )
     seed: int = Field(0, ge=0, description="Chooses validation documents and wordings.")
+    parent: str | None = Field(None, description="Dataset version that this one extends; recorded.")
+
+    @property
+    def all_sources(self) -> tuple[SourceConfig, ...]:
+        """Both lists as tables, in their order."""
+        return (*(SourceConfig(path=path) for path in self.sources), *self.source)
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """The sources as a person named them."""
+        return tuple(
+            source.name or source.path or source.dataset or "" for source in self.all_sources
+        )
 
 
 def build_dataset(
     config: DataConfig, home: Home, progress: Callable[[int], None] | None = None
 ) -> DatasetInfo:
     """Build the dataset version of a configuration; the same content is not written twice.
+
+    A build that was killed goes on where its last finished task ended.
 
     Args:
         config: the table `[data]`.
@@ -74,77 +98,100 @@ def build_dataset(
     Raises:
         DataError: a source cannot be read, nothing is left after cleaning, a topic is unknown, or
             one side of the split is empty.
+        ConfigError: another process builds the same, or a setting of a step is wrong.
+        RefusedError: the steps were submitted to Slurm and are not done.
     """
-    licences: set[str] = set()
-    with DatasetWriter(home) as writer:
-        cleaner = Cleaner(config, writer.drop)
-        for item in cleaner.run(_wanted(config, writer, progress)):
-            writer.add(_row(item, config))
-            licences.add(item.licence)
-        _check_split(writer, config)
-        with_docs = python_docs.NAME in config.sources
-        return writer.finish(
-            sources=config.sources,
-            licences=licences,
-            masked=cleaner.masked,
-            python_version=platform.python_version() if with_docs else None,
-        )
-
-
-def read_items(config: DataConfig) -> Iterator[Item]:
-    """Read all sources of a configuration, in their order, before cleaning.
-
-    Raises:
-        DataError: a source is missing or cannot be read.
-    """
+    if config.parent is not None:
+        read_info(home.data / config.parent)
     options = ReadOptions(config.licence, config.text_field, config.document_characters)
-    for source in config.sources:
-        if source == python_docs.NAME:
-            yield from python_docs.read(config.seed)
-        else:
-            yield from read_files((source,), options)
+    inputs = find_inputs(config.all_sources, options)
+    if not inputs:
+        raise DataError("data.sources and data.source are both empty. Name a source.")
+    with work_folder(home, config, inputs) as work:
+        shares = deal(inputs, config.executor.task_megabytes * 1e6)
+        reader = SourceReader(shares, config.seed, config.exclude_topics, work)
+        index = evaluation_index(config.decontamination, options, work)
+        stages = Stages(config, reader, work, index)
+        with reporting(work, progress):
+            is_done = stages.run()
+        if not is_done:
+            raise RefusedError(_submitted(stages, work))
+        try:
+            info = _write(config, home, stages)
+        except DataError:
+            shutil.rmtree(work)  # to try again would end the same
+            raise
+        shutil.rmtree(work)
+    return info
 
 
 def split_of(
-    document_id: str, validation_share: float, seed: int
-) -> Literal["train", "validation"]:
-    """Decide by its id alone on which side a document lies, whatever else the corpus holds."""
+    document_id: str, validation_share: float, seed: int, test_share: float = 0.0
+) -> Split:
+    """Decide by its id alone on which side a document lies, whatever else the corpus holds.
+
+    A test share is taken from the training side, so that asking for one moves nothing else.
+    """
     digest = hashlib.sha256(f"{seed}:{document_id}".encode()).digest()
-    is_validation = int.from_bytes(digest[:8]) < validation_share * 2**64
-    return "validation" if is_validation else "train"
+    place = int.from_bytes(digest[:8]) / 2**64
+    if place < validation_share:
+        return "validation"
+    return "test" if place < validation_share + test_share else "train"
 
 
-def _wanted(
-    config: DataConfig, writer: DatasetWriter, progress: Callable[[int], None] | None
-) -> Iterator[Document | Conversation]:
-    """Pass on what is to be cleaned; what could not be read or is not wanted is dropped here."""
-    topics: set[str] = set()
-    done = 0
-    for item in read_items(config):
-        if isinstance(item, Dropped):
-            writer.drop(item)
-            continue
-        done += 1
-        if progress is not None:
-            progress(done)
-        if isinstance(item, Conversation) and item.topic is not None:
-            topics.add(item.topic)
-            if item.topic in config.exclude_topics:
-                writer.drop(_excluded(item))
-                continue
-        yield item
-    _check_topics(config.exclude_topics, topics)
-    if not done:
-        raise DataError(f"the corpus is empty: {', '.join(config.sources)} holds no text.")
+def _write(config: DataConfig, home: Home, stages: Stages) -> DatasetInfo:
+    licences: set[str] = set()
+    with DatasetWriter(home) as writer:
+        for item in stages.results():
+            if isinstance(item, Dropped):
+                writer.drop(item)
+            else:
+                row = _row(item, config)
+                writer.add(row, _origin(row, item))
+                licences.add(item.licence)
+        _check_topics(config.exclude_topics, topics_seen(stages.folder))
+        _check_rows(writer, config)
+        with_docs = python_docs.NAME in {source.path for source in config.all_sources}
+        return writer.finish(
+            sources=config.source_names,
+            licences=licences,
+            masked=stages.masked(),
+            python_version=platform.python_version() if with_docs else None,
+            parent=config.parent,
+        )
 
 
-def _excluded(item: Conversation) -> Dropped:
-    return Dropped(
-        id=item.id,
+def _row(item: Document | Conversation, config: DataConfig) -> DatasetRow:
+    if isinstance(item, Document):
+        identifier, document, topic = content_hash(item.text, None), item.id, None
+        content: dict[str, object] = {"text": item.text}
+    else:
+        document, topic = item.document, item.topic
+        continuations = {"chosen": item.chosen, "rejected": item.rejected, "label": item.label}
+        content = {"messages": item.messages, **continuations}
+        identifier = content_hash(
+            None, item.messages, chosen=item.chosen, rejected=item.rejected, label=item.label
+        )
+    return DatasetRow.model_validate(
+        {
+            "id": identifier,
+            "split": split_of(document, config.validation_share, config.seed, config.test_share),
+            "sources": (Source(kind="document", id=document),),
+            "topic": topic,
+            **content,
+        }
+    )
+
+
+def _origin(row: DatasetRow, item: Document | Conversation) -> Origin:
+    return Origin(
+        row=row.id,
+        document=row.sources[0].id,
         source=item.source,
-        step="exclude_topics",
-        reason=item.topic or "",
-        text="\n\n".join(message.content for message in item.messages),
+        licence=item.licence,
+        sha256=item.sha256,
+        collection=item.collection,
+        language=item.language,
     )
 
 
@@ -156,33 +203,30 @@ def _check_topics(excluded: tuple[str, ...], known: set[str]) -> None:
             raise DataError(f"data.exclude_topics: the corpus has no topic {topic!r}{hint}")
 
 
-def _row(item: Document | Conversation, config: DataConfig) -> DatasetRow:
-    if isinstance(item, Document):
-        document, topic, text, messages = item.id, None, item.text, None
-    else:
-        document, topic, text, messages = item.document, item.topic, None, item.messages
-    return DatasetRow(
-        id=content_hash(text, messages),
-        split=split_of(document, config.validation_share, config.seed),
-        sources=(Source(kind="document", id=document),),
-        text=text,
-        messages=messages,
-        topic=topic,
-    )
-
-
-def _check_split(writer: DatasetWriter, config: DataConfig) -> None:
+def _check_rows(writer: DatasetWriter, config: DataConfig) -> None:
+    names = ", ".join(config.source_names)
+    if not writer.counts and not writer.drops:
+        raise DataError(f"the corpus is empty: {names} holds no text.")
     if not writer.counts:
         (step, reason), count = writer.drops.most_common(1)[0]
         raise DataError(
-            f"cleaning left nothing of {', '.join(config.sources)}: most were dropped by {step} "
+            f"cleaning left nothing of {names}: most were dropped by {step} "
             f"({reason}, {count} of {writer.drops.total()}). Loosen that threshold in [data]."
         )
+    sides = ("train", "validation", *(("test",) if config.test_share else ()))
     for kind in sorted({kind for _, kind in writer.counts}):
-        for side in ("train", "validation"):
+        for side in sides:
             if not writer.counts[side, kind]:
                 total = sum(count for (_, k), count in writer.counts.items() if k == kind)
                 raise DataError(
                     f"the split leaves no {side} data: all {total} {kind} rows lie on the other "
                     "side. Add documents, or change data.validation_share or data.seed."
                 )
+
+
+def _submitted(stages: Stages, work: Path) -> str:
+    done = ", ".join(f"{name} {count}" for name, count in stages.done_tasks().items())
+    return (
+        f"the cleaning runs on Slurm (tasks done: {done}; work folder {work}). Run the same "
+        "command again when its jobs are over."
+    )

@@ -1,8 +1,9 @@
 """The folder of a dataset version: how it is written, read and checked.
 
-`rows.jsonl` holds the rows, `dropped.jsonl` what was refused and why, `dataset.json` the summary.
-The version is named after the Merkle root over the lines of `rows.jsonl`, so the same rows give the
-same version and a changed byte is found.
+`rows.jsonl` holds the rows, `documents.jsonl` where each comes from, `dropped.jsonl` what was
+refused and why, `dataset.json` the summary. The version is named after the Merkle root over the
+lines of `rows.jsonl`, so the same rows give the same version; the summary holds the hashes of all
+files and of itself, so a changed byte is found. Nothing is held in memory, however many rows.
 """
 
 import hashlib
@@ -17,12 +18,14 @@ from typing import Self
 
 from pydantic import ValidationError
 
-from everloop.errors import DataError
-from everloop.records import DatasetInfo, DatasetRow, merkle_root
+from everloop.errors import DataError, EverloopError
+from everloop.manifest import sha256_file
+from everloop.merkle import MerkleTree
+from everloop.records import DatasetInfo, DatasetRow
 from everloop.settings import Home
-from training.corpus import Dropped
+from training.corpus import Dropped, Origin
 
-ROWS, DROPPED, INFO = "rows.jsonl", "dropped.jsonl", "dataset.json"
+ROWS, DROPPED, ORIGINS, INFO = "rows.jsonl", "dropped.jsonl", "documents.jsonl", "dataset.json"
 
 
 class DatasetWriter:
@@ -37,7 +40,8 @@ class DatasetWriter:
         self._staging.mkdir(parents=True)
         self._rows = (self._staging / ROWS).open("wb")
         self._dropped = (self._staging / DROPPED).open("wb")
-        self._hashes: list[str] = []
+        self._origins = (self._staging / ORIGINS).open("wb")
+        self._tree = MerkleTree()
         self.counts: Counter[tuple[str, str]] = Counter()  # (split, kind) -> rows
         self.drops: Counter[tuple[str, str]] = Counter()  # (step, reason) -> documents or rows
 
@@ -50,15 +54,28 @@ class DatasetWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._rows.close()
-        self._dropped.close()
-        shutil.rmtree(self._staging, ignore_errors=True)
+        try:
+            self._close()
+        except OSError:
+            if error is None:
+                raise
+        finally:
+            self._tree.__exit__(kind, error, traceback)
+            shutil.rmtree(self._staging, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise EverloopError(
+                f"the dataset cannot be written to {self._root} ({error.strerror or error}). "
+                "Earlier versions are unchanged."
+            ) from error
 
-    def add(self, row: DatasetRow) -> None:
-        """Append a row."""
-        self._rows.write(row.line.encode("utf-8") + b"\n")
-        self._hashes.append(row.sha256)
+    def add(self, row: DatasetRow, origin: Origin | None = None) -> None:
+        """Append a row, and where it comes from where that is more than its `sources`."""
+        line = row.line.encode("utf-8")
+        self._rows.write(line + b"\n")
+        self._tree.add(hashlib.sha256(line).digest())
         self.counts[row.split, row.kind] += 1
+        if origin is not None:
+            self._origins.write(origin.model_dump_json().encode("utf-8") + b"\n")
 
     def drop(self, dropped: Dropped) -> None:
         """Keep and count something that does not enter the dataset."""
@@ -82,11 +99,12 @@ class DatasetWriter:
         Raises:
             DataError: the version in place was changed.
         """
-        root = merkle_root(self._hashes)
+        root = self._tree.root()
+        self._close()
         info = DatasetInfo(
             id=f"ds-{root[:12]}",
             merkle_root=root,
-            rows=len(self._hashes),
+            rows=self._tree.count,
             counts=_nested(self.counts),
             dropped=_nested(self.drops),
             masked=masked or {},
@@ -95,18 +113,28 @@ class DatasetWriter:
             python_version=python_version,
             parent=parent,
         )
-        self._rows.close()
-        self._dropped.close()
-        text = info.model_dump_json(indent=1) + "\n"
-        (self._staging / INFO).write_text(text, encoding="utf-8")
-        target = self._root / info.id
-        try:
-            self._staging.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
-            return verify_dataset(target)
-        return info
+        return _put_into_place(self._staging, self._root / info.id, info)
+
+    def _close(self) -> None:
+        for file in (self._rows, self._dropped, self._origins):
+            file.close()
+
+
+def _put_into_place(staging: Path, target: Path, info: DatasetInfo) -> DatasetInfo:
+    """Describe the files of a finished folder and give it its name, unless it is there."""
+    if not (staging / ORIGINS).stat().st_size:
+        (staging / ORIGINS).unlink()
+    files = {path.name: sha256_file(path) for path in sorted(staging.iterdir())}
+    info = info.model_copy(update={"files": files})
+    info = info.model_copy(update={"checksum": _checksum(info)})
+    (staging / INFO).write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    try:
+        staging.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+        return verify_dataset(target)
+    return info
 
 
 def write_dataset(
@@ -143,24 +171,44 @@ def read_info(folder: Path) -> DatasetInfo:
 
 
 def verify_dataset(folder: Path) -> DatasetInfo:
-    """Check the rows of a dataset version against its Merkle root.
+    """Check every byte of a dataset version: rows against the Merkle root, files against hashes.
 
     Raises:
-        DataError: the folder is no dataset version, or a byte of its rows was changed.
+        DataError: the folder is no dataset version, or a byte of it was changed.
     """
     info = read_info(folder)
-    try:
-        with (folder / ROWS).open("rb") as file:
-            hashes = [hashlib.sha256(line.removesuffix(b"\n")).hexdigest() for line in file]
-    except OSError as error:
-        raise DataError(f"{folder / ROWS} cannot be read ({error.strerror}).") from error
-    root = merkle_root(hashes)
-    if root != info.merkle_root or info.id != f"ds-{root[:12]}" or len(hashes) != info.rows:
+    if info.checksum and info.checksum != _checksum(info):
         raise DataError(
-            f"{folder / ROWS} was changed after dataset {info.id} was built: expected Merkle root "
-            f"{info.merkle_root[:12]}, found {root[:12]}. Delete the folder and build it again."
+            f"{folder / INFO} was changed after dataset {info.id} was built. Delete the folder and "
+            "build it again."
         )
+    _verify_rows(folder, info)
+    for name, expected in info.files.items():
+        path = folder / name
+        found = sha256_file(path) if path.is_file() else "none"
+        if found != expected:
+            raise DataError(
+                f"{path} was changed after dataset {info.id} was built: expected SHA-256 "
+                f"{expected[:12]}, found {found[:12]}. Delete the folder and build it again."
+            )
     return info
+
+
+def _verify_rows(folder: Path, info: DatasetInfo) -> None:
+    with MerkleTree() as tree:
+        try:
+            with (folder / ROWS).open("rb") as file:
+                for line in file:
+                    tree.add(hashlib.sha256(line.removesuffix(b"\n")).digest())
+        except OSError as error:
+            raise DataError(f"{folder / ROWS} cannot be read ({error.strerror}).") from error
+        root = tree.root()
+        if root != info.merkle_root or info.id != f"ds-{root[:12]}" or tree.count != info.rows:
+            raise DataError(
+                f"{folder / ROWS} was changed after dataset {info.id} was built: expected Merkle "
+                f"root {info.merkle_root[:12]}, found {root[:12]}. Delete the folder and build it "
+                "again."
+            )
 
 
 def read_rows(folder: Path) -> Iterator[DatasetRow]:
@@ -178,6 +226,21 @@ def read_dropped(folder: Path) -> Iterator[Dropped]:
     with (folder / DROPPED).open("rb") as file:
         for line in file:
             yield Dropped.model_validate_json(line)
+
+
+def read_origins(folder: Path) -> Iterator[Origin]:
+    """Read where the rows come from, in their order; nothing for rows that were made elsewhere."""
+    path = folder / ORIGINS
+    if path.is_file():
+        with path.open("rb") as file:
+            for line in file:
+                yield Origin.model_validate_json(line)
+
+
+def _checksum(info: DatasetInfo) -> str:
+    # Fields that later versions add have defaults, and do not change the sum of older folders.
+    text = info.model_copy(update={"checksum": ""}).model_dump_json(exclude_defaults=True)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def _rows(path: Path) -> Iterator[DatasetRow]:

@@ -1,42 +1,75 @@
-"""The cleaning steps in their order, and the run of them inside this process.
+"""The cleaning steps in their order: an ordinary datatrove pipeline without reader and writer."""
 
-`build_steps` gives an ordinary datatrove pipeline: the same list, with a reader before and a writer
-behind it, runs under datatrove's executors.
-"""
+from collections.abc import Callable
+from pathlib import Path
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
-from typing import Self
-
-from datatrove.data import Document as TroveDocument
 from datatrove.pipeline.base import PipelineStep
-from datatrove.pipeline.filters import GopherQualityFilter
+from datatrove.pipeline.filters import (
+    C4QualityFilter,
+    FineWebQualityFilter,
+    GopherQualityFilter,
+    GopherRepetitionFilter,
+)
+from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.pipeline.formatters import FTFYFormatter
 from datatrove.pipeline.writers.disk_base import DiskWriter
 
-from everloop.records import Document, Message
-from training.cleaning.config import CleanConfig
-from training.cleaning.duplicates import ExactDuplicateFilter
+from training.cleaning.blocklist import BlocklistFilter
+from training.cleaning.config import C4Config, CleanConfig, FineWebConfig, RepetitionConfig
+from training.cleaning.decontamination import ContaminationFilter
+from training.cleaning.language import LanguageFilter
 from training.cleaning.length import LengthFilter
 from training.cleaning.personal_data import MaskPersonalData
 from training.cleaning.special_tokens import SpecialTokenFilter
-from training.cleaning.turns import EachTurn, TextOnly, join_turns
-from training.corpus import Conversation, Dropped
+from training.cleaning.turns import EachTurn, TextOnly
+from training.cleaning.words import RegexWords
 from training.tokenizer import SPECIAL_TOKENS
 
 ExclusionFactory = Callable[[str], DiskWriter | None]
 
 
-def build_steps(config: CleanConfig, exclusion: ExclusionFactory) -> list[PipelineStep]:
+def build_steps(
+    config: CleanConfig, exclusion: ExclusionFactory, contamination: Path | None = None
+) -> list[PipelineStep]:
     """List the cleaning steps, cheap ones first.
 
     Args:
         config: their thresholds.
         exclusion: gives each dropping step, by its name, the writer that keeps what it drops; None
             keeps nothing.
+        contamination: index of the evaluation sets, if there are any.
+
+    Raises:
+        ConfigError: the blocklist cannot be used, or a language is unknown.
     """
-    gopher = GopherQualityFilter(
+    words = RegexWords()  # one for all: datatrove splits a text once per splitter
+    steps: list[PipelineStep] = [
+        EachTurn(FTFYFormatter()),
+        EachTurn(MaskPersonalData(config.personal_data.kinds)),
+        SpecialTokenFilter(SPECIAL_TOKENS, exclusion("special_tokens")),
+    ]
+    if config.c4.enabled:  # before the others: it cuts lines out of what they judge
+        steps.append(TextOnly(_c4(config.c4, words), exclusion("c4")))
+    length = LengthFilter(config.min_characters, config.max_characters)
+    steps += [
+        TextOnly(length, exclusion("length")),
+        LanguageFilter(config.language, exclusion("language")),
+    ]
+    if config.blocklist.file is not None:
+        steps.append(BlocklistFilter(Path(config.blocklist.file), exclusion("blocklist")))
+    steps.append(TextOnly(_gopher(config, words), exclusion("quality")))
+    if config.repetition.enabled:
+        steps.append(TextOnly(_repetition(config.repetition, words), exclusion("repetition")))
+    if config.fineweb.enabled:
+        steps.append(TextOnly(_fineweb(config.fineweb, words), exclusion("fineweb")))
+    if contamination is not None:
+        size = config.decontamination.ngram_words
+        steps.append(ContaminationFilter(contamination, size, words, exclusion("decontamination")))
+    return steps
+
+
+def _gopher(config: CleanConfig, words: RegexWords) -> BaseFilter:
+    return GopherQualityFilter(
         min_doc_words=config.min_words,
         max_doc_words=config.max_words,
         min_avg_word_length=config.min_mean_word_length,
@@ -46,99 +79,43 @@ def build_steps(config: CleanConfig, exclusion: ExclusionFactory) -> list[Pipeli
         max_ellipsis_lines_ratio=config.max_ellipsis_lines_ratio,
         max_non_alpha_words_ratio=config.min_alpha_words_ratio,
         min_stop_words=config.min_stop_words,
+        language=words,
     )
-    length = LengthFilter(config.min_characters, config.max_characters)
-    return [
-        EachTurn(FTFYFormatter()),
-        EachTurn(MaskPersonalData()),
-        SpecialTokenFilter(SPECIAL_TOKENS, exclusion("special_tokens")),
-        TextOnly(length, exclusion("length")),
-        ExactDuplicateFilter(exclusion("duplicates")),
-        TextOnly(gopher, exclusion("quality")),
-    ]
 
 
-class Cleaner:
-    """Run the steps over a stream in this process; nothing is held back between documents.
-
-    Args:
-        config: thresholds of the steps.
-        on_drop: is given every document that a step drops.
-    """
-
-    def __init__(self, config: CleanConfig, on_drop: Callable[[Dropped], None]) -> None:
-        self.steps = build_steps(config, lambda step: _Exclusion(step, on_drop))
-
-    def run(self, items: Iterable[Document | Conversation]) -> Iterator[Document | Conversation]:
-        """Clean a stream; what comes out keeps its id, source and licence."""
-        stream: Iterable[TroveDocument] = map(to_datatrove, items)
-        for step in self.steps:
-            stream = step(stream)
-        return map(from_datatrove, stream)
-
-    @property
-    def masked(self) -> dict[str, int]:
-        """How many finds of personal data were masked so far, by kind."""
-        found: Counter[str] = Counter()
-        for step in self.steps:
-            if isinstance(step, EachTurn):
-                for label, numbers in step.formatter.stats.stats.items():
-                    if label.startswith("masked_"):
-                        found[label.removeprefix("masked_")] += int(numbers.total)
-        return dict(found)
+def _repetition(config: RepetitionConfig, words: RegexWords) -> BaseFilter:
+    return GopherRepetitionFilter(
+        dup_line_frac=config.max_duplicate_lines,
+        dup_para_frac=config.max_duplicate_paragraphs,
+        dup_line_char_frac=config.max_duplicate_line_characters,
+        dup_para_char_frac=config.max_duplicate_paragraph_characters,
+        top_n_grams=tuple(enumerate(config.max_top_ngrams, start=2)),
+        dup_n_grams=tuple(enumerate(config.max_duplicate_ngrams, start=5)),
+        language=words,
+    )
 
 
-class _Exclusion:
-    """What datatrove calls an exclusion writer, handing each document on as it comes."""
-
-    def __init__(self, step: str, on_drop: Callable[[Dropped], None]) -> None:
-        self._step = step
-        self._on_drop = on_drop
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        return None
-
-    def write(self, document: TroveDocument, rank: int = 0) -> None:  # noqa: ARG002
-        reason = document.metadata["filter_reason"].removeprefix("gopher_")
-        self._on_drop(
-            Dropped(
-                id=document.id,
-                source=document.metadata["source"],
-                step=self._step,
-                reason=_REASONS.get(reason, reason),
-                text=document.text,
-            )
-        )
+def _c4(config: C4Config, words: RegexWords) -> BaseFilter:
+    return C4QualityFilter(
+        remove_citations=config.citations,
+        filter_no_terminal_punct=config.terminal_punctuation,
+        min_num_sentences=config.min_sentences,
+        min_words_per_line=config.min_words_per_line,
+        max_word_length=config.max_word_length,
+        filter_lorem_ipsum=config.lorem_ipsum,
+        filter_javascript=config.javascript,
+        filter_curly_bracket=config.curly_bracket,
+        filter_policy=config.policy,
+        language=words,
+    )
 
 
-# datatrove's word for the rule "too few stop words" says the opposite.
-_REASONS = {"enough_stop_words": "too_few_stop_words"}
-
-
-def to_datatrove(item: Document | Conversation) -> TroveDocument:
-    """Carry a document or conversation into datatrove's form; all of its fields go along."""
-    if isinstance(item, Document):
-        metadata = item.model_dump(exclude={"id", "text"})
-        return TroveDocument(text=item.text, id=item.id, metadata=metadata)
-    metadata = item.model_dump(exclude={"id"})
-    metadata["messages"] = list(metadata["messages"])
-    return TroveDocument(text=join_turns(metadata["messages"]), id=item.id, metadata=metadata)
-
-
-def from_datatrove(document: TroveDocument) -> Document | Conversation:
-    """The way back; fields that a step added are left behind."""
-    fields = document.metadata
-    if "messages" not in fields:
-        known = {name: fields[name] for name in ("source", "licence", "sha256")}
-        return Document(id=document.id, text=document.text, **known)
-    messages = tuple(Message(**turn) for turn in fields["messages"])
-    known = {name: fields[name] for name in ("source", "licence", "document", "topic")}
-    return Conversation(id=document.id, messages=messages, **known)
+def _fineweb(config: FineWebConfig, words: RegexWords) -> BaseFilter:
+    return FineWebQualityFilter(
+        line_punct_thr=config.min_punctuated_lines,
+        short_line_thr=config.max_short_lines,
+        short_line_length=config.short_line_characters,
+        char_duplicates_ratio=config.max_duplicate_line_characters,
+        new_line_ratio=config.max_newlines_per_word,
+        language=words,
+    )

@@ -6,6 +6,8 @@ from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.pipeline.writers.disk_base import DiskWriter
 
+from training.cleaning.turns import all_turns
+
 
 class SpecialTokenFilter(BaseFilter):
     """Drop conversations in whose turns a special token is written out.
@@ -23,7 +25,7 @@ class SpecialTokenFilter(BaseFilter):
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
         """Look for the tokens in every turn."""
-        turns = doc.metadata.get("messages", ())
+        turns = all_turns(doc.metadata)
         if any(token in turn["content"] for turn in turns for token in self.tokens):
             return False, "special_token"
         return True

@@ -1,15 +1,19 @@
 """Adapters that let datatrove's blocks for texts work on a stream that holds conversations too.
 
-A conversation is a datatrove document whose metadata has `messages`; its text is the turns joined.
+A conversation is a datatrove document whose metadata has `messages`, and perhaps `chosen` and
+`rejected`; its text is all turns joined.
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.pipeline.formatters.base import BaseFormatter
 from datatrove.pipeline.writers.disk_base import DiskWriter
+
+TURN_FIELDS = ("messages", "chosen", "rejected")
 
 
 class EachTurn(PipelineStep):
@@ -21,6 +25,7 @@ class EachTurn(PipelineStep):
         super().__init__()
         self.name = formatter.name
         self.formatter = formatter
+        self.stats = formatter.stats  # what the formatter counts is what this step counted
 
     def run(
         self,
@@ -35,13 +40,10 @@ class EachTurn(PipelineStep):
             yield document
 
     def _format(self, document: Document) -> None:
-        turns = document.metadata.get("messages")
-        if turns is None:
-            document.text = self.formatter.format(document.text)
-            return
+        turns = all_turns(document.metadata)
         for turn in turns:
             turn["content"] = self.formatter.format(turn["content"])
-        document.text = join_turns(turns)
+        document.text = join_turns(turns) if turns else self.formatter.format(document.text)
 
 
 class TextOnly(BaseFilter):
@@ -57,6 +59,11 @@ class TextOnly(BaseFilter):
         return True if "messages" in doc.metadata else self.inner.filter(doc)
 
 
-def join_turns(turns: list[dict[str, str]]) -> str:
+def all_turns(metadata: dict[str, Any]) -> list[dict[str, Any]]:
+    """The turns of a conversation, those of both continuations included; none of a text."""
+    return [turn for field in TURN_FIELDS for turn in metadata.get(field) or ()]
+
+
+def join_turns(turns: list[dict[str, Any]]) -> str:
     """Write a conversation as one text, for steps that compare or measure it."""
     return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)

@@ -1,0 +1,55 @@
+"""What the files of a source do not say themselves, and how what they hold is named."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+from everloop.records import Document
+from training.corpus import Dropped
+
+Format = Literal["text", "jsonl", "csv", "parquet", "html", "warc", "pdf"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """How one source is read.
+
+    Attributes:
+        text_field: key or column that holds a text.
+        id_field: key or column that holds a document's own id, where there is one.
+        document_characters: a text file is cut at the first blank line behind this many.
+        collection: name of the source, recorded with every document.
+        name: of the file in its source; ids begin with it, so that moving a folder changes none.
+        language: of all its documents, where the user says so.
+    """
+
+    licence: str
+    text_field: str
+    document_characters: int
+    id_field: str = "id"
+    collection: str = ""
+    name: str = ""
+    language: str | None = None
+
+
+def make_document(identifier: str, source: str, text: str, options: ReadOptions) -> Document:
+    """A document of a source, with the hash of its text."""
+    return Document(
+        id=identifier,
+        text=text,
+        source=source,
+        licence=options.licence,
+        sha256=hashlib.sha256(text.encode("utf-8")).hexdigest(),
+        collection=options.collection,
+        language=options.language,
+    )
+
+
+def make_dropped(where: str, reason: str, text: str = "") -> Dropped:
+    """Something that could not be read."""
+    return Dropped(id=where, source=where, step="read", reason=reason, text=text)
+
+
+def has_lone_surrogate(text: str) -> bool:
+    """JSON may escape half of a character, which no encoding can write."""
+    return any("\ud800" <= character <= "\udfff" for character in text)

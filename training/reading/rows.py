@@ -1,0 +1,117 @@
+"""One row of a table of any format: a text, or a conversation in one of the known forms.
+
+The id of a document is its own where the row has one, else the hash of its content: adding rows
+before it, or moving the file, changes neither, so the document never changes side of the split.
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from everloop.errors import DataError
+from everloop.records import Document, content_hash
+from training.corpus import Conversation, Dropped, Item
+from training.reading.chat_formats import Exchange, MalformedRowError, read_exchange
+from training.reading.options import (
+    ReadOptions,
+    has_lone_surrogate,
+    make_document,
+    make_dropped,
+)
+
+logger = logging.getLogger(__name__)
+
+Row = Mapping[str, Any] | Dropped
+_NAMED_ROWS = 3  # unusable rows that the log names, per file
+
+
+def read_rows(
+    location: str, rows: Iterable[tuple[int, Row]], unit: str, options: ReadOptions
+) -> Iterator[Item]:
+    """Make items of numbered rows; what cannot be used is yielded as dropped.
+
+    Args:
+        rows: number and content of each; a row that could not even be parsed is dropped already.
+        unit: what a row is called in messages: line, row or record.
+
+    Raises:
+        DataError: not one row can be used.
+    """
+    usable = 0
+    malformed: list[str] = []
+    for number, row in rows:
+        item = row if isinstance(row, Dropped) else _item(row, f"{location}:{number}", options)
+        if isinstance(item, Dropped):
+            malformed.append(f"{unit} {number} ({item.reason})" if len(malformed) < 3 else "")
+        else:
+            usable += 1
+        yield item
+    named = ", ".join(malformed[:_NAMED_ROWS])
+    if malformed and not usable:
+        raise DataError(
+            f"{location}: none of its {len(malformed)} {unit}s can be used: {named}. Each must "
+            f"have {options.text_field!r} (a text; data.text_field names it) or a conversation in "
+            "a known form, such as 'messages'."
+        )
+    if malformed:
+        logger.warning("%s: left out %d malformed %ss: %s", location, len(malformed), unit, named)
+
+
+def _item(row: Mapping[str, Any], where: str, options: ReadOptions) -> Item:
+    try:
+        exchange = read_exchange(row)
+        if exchange is not None:
+            return _conversation(exchange, row, where, options)
+        return _document(row, where, options)
+    except MalformedRowError as error:
+        shown = json.dumps(row, ensure_ascii=False, default=str)
+        return make_dropped(where, str(error), shown)
+
+
+def _document(row: Mapping[str, Any], where: str, options: ReadOptions) -> Document:
+    text = row.get(options.text_field)
+    if not isinstance(text, str):
+        raise MalformedRowError("no_text")
+    if has_lone_surrogate(text):
+        raise MalformedRowError("lone_surrogate")
+    document = make_document("", where, text, options)
+    return document.model_copy(update={"id": _identifier(row, document.sha256, options)})
+
+
+def _conversation(
+    exchange: Exchange, row: Mapping[str, Any], where: str, options: ReadOptions
+) -> Conversation:
+    turns = (*exchange.messages, *(exchange.chosen or ()), *(exchange.rejected or ()))
+    if any(has_lone_surrogate(turn.content) for turn in turns):
+        raise MalformedRowError("lone_surrogate")
+    digest = content_hash(
+        None,
+        exchange.messages,
+        chosen=exchange.chosen,
+        rejected=exchange.rejected,
+        label=exchange.label,
+    )
+    # Ratings of the answers to one prompt, and preferences about it, stay on one side.
+    is_rated = exchange.label is not None
+    grouped = content_hash(None, exchange.messages[:-1] if is_rated else exchange.messages)
+    return Conversation(
+        id=_identifier(row, digest, options),
+        messages=exchange.messages,
+        chosen=exchange.chosen,
+        rejected=exchange.rejected,
+        label=exchange.label,
+        source=where,
+        licence=options.licence,
+        document=_identifier(row, grouped, options),
+        sha256=digest,
+        collection=options.collection,
+        language=options.language,
+    )
+
+
+def _identifier(row: Mapping[str, Any], digest: str, options: ReadOptions) -> str:
+    own = row.get(options.id_field)
+    if isinstance(own, str | int) and not isinstance(own, bool):
+        return f"{options.collection}/{own}"
+    return f"sha256:{digest}"
