@@ -145,6 +145,7 @@ def make_tiny_version(
     family: str = "qwen3",
     precision: str = "fp32",
     cache: str = "fp32",
+    embeddings: bool = False,
     max_model_len: int = 128,
     vocab_size: int = VOCAB_SIZE,
     seed: int = 0,
@@ -165,6 +166,7 @@ def make_tiny_version(
         config=ExportConfig(
             precision=precision,
             cache=cache,
+            embeddings=embeddings,
             max_query_len=32,
             max_int8_loss_increase=1.0,
             max_int4_loss_increase=1.0,

@@ -107,9 +107,10 @@ class TextWriter:
     def _logprobs(self, outputs: "Sequence[RequestOutput]") -> TextLogprobs | None:
         if self._placer is None:
             return None
+        has_prompt = self._choice.params.prompt_logprobs is not None
         tokens: list[PlacedToken] = []
         for output in outputs:
-            if output.prompt_logprobs:
+            if has_prompt and output.prompt_logprobs:
                 tokens += place_prompt(self._vocabulary, self._choice, output)
             tokens += self._placer.take(output)
         return text_logprobs(self._vocabulary, tokens)

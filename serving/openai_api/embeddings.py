@@ -64,8 +64,8 @@ def _check(api: ApiState, body: EmbeddingRequest, version: "LLMEngine") -> None:
     manifest = version.manifest
     if not manifest.has_hidden_states:
         raise ApiError(
-            f"The model {manifest.tag!r} gives no hidden states. Export it with "
-            "export.hidden_states, or ask another.",
+            f"The model {manifest.tag!r} gives no hidden states. Export a version with "
+            "export.embeddings = true.",
             param="model",
             code="unsupported_model",
         )
