@@ -14,38 +14,50 @@ from serving.engine.sampling_params import SamplingParams
 
 Logits = NDArray[np.float32]
 
-_CANDIDATES = 64  # of a row with top_p; widened when they hold too little of the mass
-_WIDENING = 8
 _DEPTH = 64  # logits per group in the two-level searches
 _BELOW_ONE = 1 - 1e-12  # so that rounding never leads past the last token
 _MASK = (1 << 64) - 1
 _GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 
 
-def uniform(seed: int, position: int) -> float:
+def uniform(seed: int, position: int, attempt: int = 0) -> float:
     """A random number in [0, 1), a function of its arguments alone.
 
     Source: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), the seed mixed once so that
-    neighbouring seeds give unrelated streams.
+    neighbouring seeds give unrelated streams; each position has a stream of attempts of its own.
     """
-    state = _mix(seed & _MASK) + (position + 1) * _GOLDEN_GAMMA
-    return (_mix(state & _MASK) >> 11) * 2.0**-53
+    state = _mix(_mix(seed & _MASK) + (position + 1) * _GOLDEN_GAMMA & _MASK)
+    if attempt:
+        state = _mix(state + attempt * _GOLDEN_GAMMA & _MASK)
+    return (state >> 11) * 2.0**-53
 
 
-def draw(logits: Logits, peak: np.float32, params: SamplingParams, number: float) -> int:
-    """Choose the token that a number in [0, 1) falls on.
+def draw(logits: Logits, peak: np.float32, params: SamplingParams, seed: int, position: int) -> int:
+    """Choose a token.
 
     Args:
         logits: (V,).
         peak: the largest of them, finite.
         params: of a row that is not greedy.
-        number: uniform.
+        seed, position: all that the choice depends on besides.
     """
-    if params.top_k is None and params.top_p == 1:
-        if params.min_p:
-            return _draw_from_likely(logits, peak, params, number)
-        return _draw_from_all(_weights(logits, peak, params.temperature), number)
-    return _draw_from_largest(logits, peak, params, number)
+    if params.top_k is not None:
+        return _draw_from_top_k(logits, peak, params, uniform(seed, position))
+    if params.min_p:
+        # One part in a million below the bound, so that rounding here never decides.
+        bound = peak + np.float32(params.temperature * math.log(params.min_p * (1 - 1e-6)))
+        tokens = np.flatnonzero(logits >= bound)
+        weights = _weights(logits[tokens], peak, params.temperature)
+        weights[weights < params.min_p] = 0
+    else:
+        tokens = None
+        weights = _weights(logits, peak, params.temperature)
+    if params.top_p < 1:
+        total = float(_weights(logits, peak, params.temperature).sum()) if params.min_p else None
+        choice = _draw_from_top_p(weights, total, params.top_p, seed, position)
+    else:
+        choice, _ = _invert(weights, uniform(seed, position))
+    return choice if tokens is None else int(tokens[choice])
 
 
 def largest(logits: Logits, count: int) -> NDArray[np.intp]:
@@ -70,55 +82,67 @@ def _mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
-def _draw_from_all(weights: Logits, number: float) -> int:
-    """Invert the cumulative distribution in two levels: the group, then the token in it."""
-    padded = weights
-    if weights.size % _DEPTH:
-        padded = np.zeros(-(-weights.size // _DEPTH) * _DEPTH, np.float32)
-        padded[: weights.size] = weights
-    groups = padded.reshape(_DEPTH, -1)  # group g holds tokens g, g + G, g + 2 G, …
-    index, rest = _invert(groups.sum(axis=0), number)
-    place, _ = _invert(groups[:, index], rest)
-    return place * groups.shape[1] + index
-
-
-def _draw_from_likely(
-    logits: Logits, peak: np.float32, params: SamplingParams, number: float
-) -> int:
-    """Draw from the tokens that min_p leaves; only they need an exponential."""
-    # One part in a million below the bound, so that rounding here never decides.
-    bound = peak + np.float32(params.temperature * math.log(params.min_p * (1 - 1e-6)))
-    tokens = np.flatnonzero(logits >= bound)
-    weights = _weights(logits[tokens], peak, params.temperature)
-    weights[weights < params.min_p] = 0
-    return int(tokens[_invert(weights, number)[0]])
-
-
 def _invert(weights: Logits, number: float) -> tuple[int, float]:
-    """The index that a number in [0, 1) falls on, and where in its interval it falls, in [0, 1)."""
-    cumulative = weights.cumsum(dtype=np.float64)
+    """The index that a number in [0, 1) falls on, and the sum of the weights.
+
+    Inverts the cumulative distribution in two levels: the group, then the token in it.
+    """
+    depth = _DEPTH if weights.size >= _DEPTH * _DEPTH else 1
+    if weights.size % depth:
+        weights = np.concatenate([weights, np.zeros(-weights.size % depth, np.float32)])
+    groups = weights.reshape(depth, -1)  # group g holds tokens g, g + G, g + 2 G, …
+    cumulative = groups.sum(axis=0).cumsum(dtype=np.float64)
     target = min(number, _BELOW_ONE) * cumulative[-1]
-    index = int(cumulative.searchsorted(target, side="right"))
-    return index, (target - (cumulative[index - 1] if index else 0.0)) / float(weights[index])
+    group = int(cumulative.searchsorted(target, side="right"))
+    if depth == 1:
+        return group, float(cumulative[-1])
+    within = groups[:, group].cumsum(dtype=np.float64)
+    # Where in the group's interval the number falls; its own sum differs a little by rounding.
+    before = cumulative[group - 1] if group else 0.0
+    share = (target - before) / (cumulative[group] - before)
+    place = int(within.searchsorted(min(share, _BELOW_ONE) * within[-1], side="right"))
+    return place * groups.shape[1] + group, float(cumulative[-1])
 
 
-def _draw_from_largest(
+def _draw_from_top_p(
+    weights: Logits, total: float | None, top_p: float, seed: int, position: int
+) -> int:
+    """Draw until a token is among the most probable that hold top_p of the mass.
+
+    A token is kept when those before it, by falling weight and rising id, hold less than top_p.
+    One that is not tells where the kept ones are to be found, so that few draws are ever needed:
+    1.1 on average for 0.9, 3.3 for 0.1. Drawing again leaves the distribution what it is.
+
+    Args:
+        weights: of the tokens that can be drawn, those of most weight.
+        total: sum of the weights of all tokens; None for that of `weights`.
+        top_p: below 1.
+        seed, position: of the request.
+    """
+    tokens = None
+    attempt = 0
+    while True:
+        choice, mass = _invert(weights, uniform(seed, position, attempt))
+        total = mass if total is None else total
+        is_before = np.empty(weights.size, bool)
+        np.greater_equal(weights[:choice], weights[choice], out=is_before[:choice])
+        np.greater(weights[choice:], weights[choice], out=is_before[choice:])
+        if float((weights * is_before).sum()) < top_p * total:
+            return choice if tokens is None else int(tokens[choice])
+        before = np.flatnonzero(is_before)
+        tokens = before if tokens is None else tokens[before]
+        weights = weights[before]
+        attempt += 1
+
+
+def _draw_from_top_k(
     logits: Logits, peak: np.float32, params: SamplingParams, number: float
 ) -> int:
-    """Draw from the top_k largest, or from the largest that hold top_p of the mass."""
-    count = params.top_k or _CANDIDATES
-    total = 0.0
-    if params.top_k is None:
-        total = float(_weights(logits, peak, params.temperature).sum(dtype=np.float32))
-    while True:
-        tokens = largest(logits, count)[: params.top_k]
-        weights = _weights(logits[tokens], peak, params.temperature)
-        cumulative = weights.cumsum(dtype=np.float64)
-        threshold = params.top_p * (total or cumulative[-1])
-        if params.top_k or cumulative[-1] >= threshold or tokens.size == logits.size:
-            break
-        count *= _WIDENING
+    tokens = largest(logits, params.top_k or logits.size)[: params.top_k]
+    weights = _weights(logits[tokens], peak, params.temperature)
+    cumulative = weights.cumsum(dtype=np.float64)
     # A token is kept when those before it hold less than top_p.
+    threshold = params.top_p * cumulative[-1]
     kept = min(int(cumulative.searchsorted(threshold, side="left")), tokens.size - 1)
     if params.min_p:
         kept = min(kept, int((weights >= params.min_p).sum()) - 1)

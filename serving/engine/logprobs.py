@@ -29,9 +29,7 @@ def token_logprobs(logits: NDArray[np.float32], token_id: int, count: int) -> To
 def log_sum_exp(logits: NDArray[np.float32]) -> float:
     """The logarithm of the sum of exponentials, which turns logits into log-probabilities.
 
-    The exponentials are taken in float32, each off by 1e-7 of itself at most, and so is their sum;
-    the rest is float64.
+    Exponentials and their sum, pairwise, are float32: the logarithm is off by 1e-6 at most.
     """
     peak = logits.max()
-    weights = np.exp(logits - peak)
-    return float(peak) + math.log(float(weights.sum(dtype=np.float64)))
+    return float(peak) + math.log(float(np.exp(logits - peak).sum()))

@@ -7,7 +7,7 @@ request's tokens do not depend on its batch mates.
 import numpy as np
 
 from everloop.errors import EngineError
-from serving.engine.distribution import Logits, draw, uniform
+from serving.engine.distribution import Logits, draw
 from serving.engine.logprobs import token_logprobs
 from serving.engine.sequence import Sequence, TokenLogprobs
 
@@ -43,7 +43,7 @@ def choose(
         if peak == -np.inf:
             raise EngineError(f"the parameters of request {sequence.seq_id} allow no token.")
     if not params.is_greedy:
-        token = draw(logits, peak, params, uniform(sequence.seed, position))
+        token = draw(logits, peak, params, sequence.seed, position)
     if params.logprobs is None:
         return token, None
     return token, token_logprobs(raw, token, params.logprobs)

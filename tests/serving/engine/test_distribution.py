@@ -27,7 +27,7 @@ def _logits(rows: int, vocab_size: int, seed: int = 0, scale: float = 2.0) -> ND
 
 
 def _draw_many(logits: NDArray[np.float32], params: SamplingParams, count: int) -> list[int]:
-    return [draw(logits, logits.max(), params, uniform(7, i)) for i in range(count)]
+    return [draw(logits, logits.max(), params, 7, position) for position in range(count)]
 
 
 SETTINGS = [
@@ -64,8 +64,8 @@ def test_draw_stays_within_the_textbooks_set(vocab_size: int, scale: float) -> N
         assert all(allowed[token] for token in _draw_many(logits, params, 50))
 
 
-def test_draw_widens_the_candidates_until_they_hold_top_p() -> None:
-    # Nearly flat: 64 of 10,000 tokens hold less than 1 % of the mass, 9,000 are needed.
+def test_draw_finds_a_nucleus_of_most_of_a_flat_vocabulary() -> None:
+    # Nearly flat: 9,000 of 10,000 tokens are needed.
     logits = _logits(1, 10_000, scale=0.001)[0]
     params = SamplingParams(max_tokens=1, top_p=0.9)
     drawn = _draw_many(logits, params, 300)
@@ -73,13 +73,27 @@ def test_draw_widens_the_candidates_until_they_hold_top_p() -> None:
     assert (_textbook(logits, params)[drawn] > 0).all()
 
 
-def test_draw_inverts_the_distribution_of_the_nucleus_in_falling_order() -> None:
+def test_draw_inverts_the_distribution_of_the_largest_in_falling_order() -> None:
     logits = _logits(1, 3000, scale=2.0)[0]
-    params = SamplingParams(max_tokens=1, top_p=0.95)
+    params = SamplingParams(max_tokens=1, top_k=500, top_p=0.95)
     order = np.argsort(-logits, kind="stable")
     cumulative = _textbook(logits, params)[order].cumsum()
     expected = [int(order[(cumulative <= uniform(7, row)).sum()]) for row in range(200)]
     assert _draw_many(logits, params, 200) == expected
+
+
+@pytest.mark.parametrize("top_p", [0.1, 0.3, 0.97])
+def test_draw_with_top_p_passes_a_chi_square_test_on_a_large_vocabulary(top_p: float) -> None:
+    logits = _logits(1, 20_000, seed=3, scale=3.0)[0]
+    params = SamplingParams(max_tokens=1, top_p=top_p)
+    expected = _textbook(logits, params)
+    counts = np.bincount(_draw_many(logits, params, 4000), minlength=20_000)
+    assert not counts[expected == 0].any()
+    order = np.argsort(-expected)  # ten bins of about the same mass
+    bins = np.minimum(expected[order].cumsum() * 10, 9.999).astype(int)
+    found = np.bincount(bins, counts[order], 10)
+    mass = np.bincount(bins, expected[order], 10)
+    assert chisquare(found[mass > 0], 4000 * mass[mass > 0]).pvalue > 1e-4
 
 
 def test_draw_breaks_ties_by_the_lower_token() -> None:
@@ -123,6 +137,8 @@ def test_uniform_is_a_function_of_seed_and_position() -> None:
     published = (0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F)
     assert [uniform(0, i) * 2**53 for i in range(3)] == [x >> 11 for x in published]
     assert uniform(-1, 5) == uniform(2**64 - 1, 5)
+    numbers = {uniform(3, position, attempt) for position in range(50) for attempt in range(50)}
+    assert len(numbers) == 2500
 
 
 def test_uniform_is_spread_evenly_over_seeds_and_positions() -> None:
