@@ -1,7 +1,7 @@
 """Decode and prefill speed of the engine next to its peers, on the same weights.
 
     .venv/bin/python -m benchmarks.engine [--quick] [--json] [--spinning]
-        [--precision fp32,int8] [--peers llama.cpp,genai,transformers] [--rounds 5]
+        [--precision fp32,int8-kv8] [--peers llama.cpp,genai,transformers] [--rounds 5]
 
 A random-weight Llama of SmolLM2-135M's shape. In every round each side runs once, one after the
 other, with as many threads; the ratio is the median of the rounds' ratios. Peers that `make
@@ -23,7 +23,7 @@ from rich.progress import Progress
 
 from benchmarks.everloop_side import EverloopSide
 from benchmarks.machine_limits import MachineLimits
-from benchmarks.precisions import PEERS, PRECISIONS, PREFILL, Precision
+from benchmarks.precisions import COMPARED, PEERS, PRECISIONS, PREFILL, QUICK, Precision
 from benchmarks.random_model import SMOLLM2_135M, TINY, ModelShape, make_checkpoint
 from benchmarks.report import PressureMeter, Result, parser, publish
 from benchmarks.side import Side
@@ -197,11 +197,18 @@ def names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
     return parse
 
 
+def engine_config(allow_spinning: bool) -> EngineConfig:
+    """The defaults without speculation: a random model repeats itself, which drafts guess."""
+    fields: dict[str, object] = {"allow_spinning": allow_spinning}
+    if "speculation" in EngineConfig.model_fields:
+        fields["speculation"] = "off"
+    return EngineConfig.model_validate(fields)
+
+
 def read_options() -> argparse.Namespace:
     """What the command line asks for."""
     options = parser("The engine next to its peers.")
-    precisions = tuple(PRECISIONS)
-    options.add_argument("--precision", type=names(precisions), default=precisions)
+    options.add_argument("--precision", type=names(tuple(PRECISIONS)))
     options.add_argument("--peers", type=names(PEERS), default=PEERS)
     options.add_argument("--rounds", type=int, help="of every measurement")
     options.add_argument("--rows", type=lambda text: tuple(map(int, text.split(","))), default=ROWS)
@@ -221,7 +228,7 @@ def main() -> None:
         rows=(*((1, 8) if quick else arguments.rows), PREFILL),
         peers=arguments.peers,
         shape=TINY if arguments.tiny else SMOLLM2_135M,
-        config=EngineConfig(allow_spinning=arguments.spinning),
+        config=engine_config(arguments.spinning),
     )
     pressure = PressureMeter()
     with (
@@ -232,7 +239,7 @@ def main() -> None:
         limits = MachineLimits.measure(plan.config.threads)
         results = [
             result
-            for name in arguments.precision
+            for name in arguments.precision or (QUICK if quick else COMPARED)
             for result in compare(name, checkpoint, plan, limits, progress)
         ]
     settings = {

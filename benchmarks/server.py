@@ -1,6 +1,6 @@
 """The service as clients see it: throughput and latencies through HTTP, and what HTTP costs.
 
-    .venv/bin/python -m benchmarks.server [--quick] [--json] [--precision int8]
+    .venv/bin/python -m benchmarks.server [--quick] [--json] [--precision int8-kv8]
         [--peers llama.cpp,genai] [--rounds 3] [--clients 1,8,32,128]
 
 The real service runs as a process on loopback, the clients in another. Every round sends the same
@@ -9,6 +9,7 @@ onnxruntime-genai, which has no server and is compared with the engine alone.
 """
 
 import argparse
+import json
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks import bare_loop
-from benchmarks.engine import names
+from benchmarks.engine import engine_config, names
 from benchmarks.peers import genai, llama_cpp
 from benchmarks.peers.genai import GenaiSide
 from benchmarks.precisions import PRECISIONS, Precision
@@ -128,17 +129,14 @@ def _in_static_batches(side: GenaiSide) -> Send:
 
 
 def _overrides(config: EngineConfig) -> list[str]:
-    return [
-        f"engine.num_threads={config.threads}",
-        f"engine.max_num_seqs={config.max_num_seqs}",
-        f"engine.allow_spinning={str(config.allow_spinning).lower()}",
-    ]
+    set_fields = config.model_dump(include=config.model_fields_set, mode="json")
+    return [f"engine.{name}={json.dumps(value)}" for name, value in set_fields.items()]
 
 
 def read_options() -> argparse.Namespace:
     """What the command line asks for."""
     options = parser("The service through HTTP next to its peers.")
-    options.add_argument("--precision", choices=tuple(PRECISIONS), default="int8")
+    options.add_argument("--precision", choices=tuple(PRECISIONS), default="int8-kv8")
     known = ("llama.cpp", "genai")
     options.add_argument("--peers", type=names(known), default=known)
     options.add_argument("--rounds", type=int, help="of every experiment")
@@ -179,7 +177,7 @@ def main() -> None:
         peers=arguments.peers,
         shape=TINY if arguments.tiny else SMOLLM2_135M,
         sizes=sizes_of(arguments),
-        config=EngineConfig(allow_spinning=arguments.spinning),
+        config=engine_config(arguments.spinning),
     )
     pressure = idle_pressure()
     with (
