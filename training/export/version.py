@@ -23,6 +23,7 @@ from everloop.manifest import (
     sha256_file,
 )
 from training.checkpoint import read_checkpoint
+from training.export.activation_precision import keep_activations
 from training.export.architecture import Architecture, read_architecture
 from training.export.config import ExportConfig
 from training.export.golden import make_golden
@@ -37,6 +38,7 @@ from training.export.tokenizer_files import copy_tokenizer
 from training.export.weights import weight_files
 
 GOLDEN_FILE = "golden.json"
+_EXACT_FILE = "exact.onnx"  # beside the graph for a moment: it needs the same file of tensors
 
 logger = logging.getLogger(__name__)
 
@@ -132,13 +134,17 @@ def _write_golden(
 ) -> None:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     first = special_tokens.bos_token_id
+    exact = keep_activations(folder / MODEL_FILE, folder / _EXACT_FILE)
     golden = make_golden(
         open_session(folder / MODEL_FILE),
         tokenizer,
         prompts,
+        exact=None if exact is None else open_session(exact),
         max_model_len=max_model_len,
         empty_prompt_token_id=special_tokens.pad_token_id if first is None else first,
     )
+    if exact is not None:
+        exact.unlink()
     (folder / GOLDEN_FILE).write_text(golden.model_dump_json(indent=1), encoding="utf-8")
 
 

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from everloop.errors import ArtifactError, ConfigError
-from everloop.manifest import read_manifest, sha256_file
+from everloop.errors import ArtifactError
+from everloop.manifest import sha256_file
 from serving.engine.config import EngineConfig
 from serving.engine.llm_engine import LLMEngine
-from serving.engine.loading import check_memory
 
 
 @pytest.fixture
@@ -42,9 +41,40 @@ def test_load_refuses_a_folder_that_is_no_version(
         LLMEngine.load(tmp_path, engine_config)
 
 
+def _change_golden(folder: Path, **changes: object) -> dict[str, object]:
+    """Make the second of three cases expect another tenth token."""
+    golden = json.loads((folder / "golden.json").read_text(encoding="utf-8"))
+    case = golden["cases"][1]
+    case["completion_token_ids"][9] ^= 1
+    case["leads"][9] = changes.pop("lead", case["leads"][9])
+    golden |= changes
+    (folder / "golden.json").write_text(json.dumps(golden), encoding="utf-8")
+    _sign(folder)
+    return golden
+
+
 def test_load_refuses_another_golden_continuation(copy: Path, engine_config: EngineConfig) -> None:
-    golden = json.loads((copy / "golden.json").read_text(encoding="utf-8"))
-    golden["cases"][1]["completion_token_ids"][9] ^= 1
+    _change_golden(copy, lead=0.5, clear_lead=0.4)
+    with pytest.raises(ArtifactError, match="case 2 of 3 continues with"):
+        LLMEngine.load(copy, engine_config)
+
+
+def test_load_takes_another_continuation_after_an_unclear_token(
+    copy: Path, engine_config: EngineConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    _change_golden(copy, lead=0.3, clear_lead=0.4)
+    with caplog.at_level("INFO", "serving.engine.loading"):
+        LLMEngine.load(copy, engine_config)
+    assert "left at an unclear token case=2 token=10 lead=0.3000" in caplog.text
+
+
+def test_load_compares_every_token_of_an_older_golden_file(
+    copy: Path, engine_config: EngineConfig
+) -> None:
+    golden = _change_golden(copy)
+    del golden["clear_lead"]
+    for case in golden["cases"]:  # type: ignore[attr-defined]
+        del case["leads"]
     (copy / "golden.json").write_text(json.dumps(golden), encoding="utf-8")
     _sign(copy)
     with pytest.raises(ArtifactError, match="case 2 of 3 continues with"):
@@ -73,28 +103,6 @@ def test_load_refuses_a_tokenizer_with_more_tokens_than_the_model(
     path.write_text(json.dumps(manifest | {"vocab_size": 258}), encoding="utf-8")
     with pytest.raises(ArtifactError, match=r"has 259 tokens, the model of .* knows 258"):
         LLMEngine.load(copy, engine_config)
-
-
-def test_load_refuses_what_does_not_fit_into_memory(tiny_version: Path) -> None:
-    config = EngineConfig(max_memory_bytes=2_000_000)
-    with pytest.raises(ConfigError, match=r"for the cache of 32 sequences.*Lower engine\.max_num"):
-        LLMEngine.load(tiny_version, config)
-
-
-def test_check_memory_counts_weights_and_cache(tiny_version: Path) -> None:
-    manifest = read_manifest(tiny_version)
-    weights = sum(
-        (tiny_version / name).stat().st_size for name in ("model.onnx", "model.onnx.data")
-    )
-    cache = 4 * (4 * 2 * 160 * 32 * 4)  # slots x tensors, heads, capacity, head_dim, bytes
-    exact = EngineConfig(max_num_seqs=4, max_memory_bytes=weights + cache)
-    check_memory(tiny_version, manifest, exact)
-    with pytest.raises(ConfigError):
-        check_memory(
-            tiny_version,
-            manifest,
-            exact.model_copy(update={"max_memory_bytes": weights + cache - 1}),
-        )
 
 
 def test_load_reads_the_chat_template(copy: Path, engine_config: EngineConfig) -> None:

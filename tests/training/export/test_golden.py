@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +9,14 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from everloop.errors import DataError
+from everloop.manifest import Golden
 from tests.tiny_model import GOLDEN_PROMPTS
+from training.export.activation_precision import keep_activations
+from training.export.architecture import read_architecture
 from training.export.golden import greedy, make_golden
-from training.export.session import ReferenceRunner
+from training.export.graph import write_graph
+from training.export.session import ReferenceRunner, open_session
+from training.export.weights import Weights
 
 
 @pytest.fixture
@@ -19,12 +24,28 @@ def tokenizer(tiny_checkpoint: Path) -> Tokenizer:
     return Tokenizer.from_file(str(tiny_checkpoint / "tokenizer.json"))
 
 
+def make(
+    session: ort.InferenceSession,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str] = GOLDEN_PROMPTS,
+    *,
+    exact: ort.InferenceSession | None = None,
+    max_model_len: int = 128,
+) -> Golden:
+    return make_golden(
+        session,
+        tokenizer,
+        prompts,
+        exact=exact,
+        max_model_len=max_model_len,
+        empty_prompt_token_id=0,
+    )
+
+
 def test_make_golden_continues_as_transformers_does(
     tiny_checkpoint: Path, tiny_session: ort.InferenceSession, tokenizer: Tokenizer
 ) -> None:
-    golden = make_golden(
-        tiny_session, tokenizer, GOLDEN_PROMPTS, max_model_len=128, empty_prompt_token_id=0
-    )
+    golden = make(tiny_session, tokenizer)
     model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint, attn_implementation="eager")
 
     assert len(golden.cases) == 3
@@ -41,13 +62,47 @@ def test_make_golden_continues_as_transformers_does(
         assert tuple(generated[0, -16:].tolist()) == case.completion_token_ids
 
 
+def test_make_golden_gives_the_lead_of_every_token(
+    tiny_session: ort.InferenceSession, tokenizer: Tokenizer
+) -> None:
+    golden = make(tiny_session, tokenizer)
+
+    case = golden.cases[1]
+    whole = ReferenceRunner(tiny_session, slots=1, capacity=128).step(
+        {0: case.prompt_token_ids + case.completion_token_ids[:-1]}
+    )[0][-16:]
+    best = np.sort(whole, axis=-1)
+    assert case.leads == pytest.approx(best[:, -1] - best[:, -2], abs=1e-4)
+    assert golden.clear_lead == 1e-3  # of fp32: far above its rounding
+
+
+def test_make_golden_calls_clear_what_rounded_activations_cannot_change(
+    tiny_checkpoint: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    architecture, weights = read_architecture(tiny_checkpoint), Weights.read(tiny_checkpoint)
+    graph = write_graph(architecture, weights, tmp_path, precision="int8", positions=160)
+    exact = keep_activations(graph, tmp_path / "exact.onnx")
+    assert exact is not None
+    sessions = [open_session(graph), open_session(exact)]
+
+    golden = make(sessions[0], tokenizer, exact=sessions[1])
+
+    differences = []
+    for case in golden.cases:
+        tokens = case.prompt_token_ids + case.completion_token_ids[:-1]
+        rounded, whole = (
+            ReferenceRunner(session, slots=1, capacity=128).step({0: tokens})[0][-16:]
+            for session in sessions
+        )
+        differences.append(np.abs(rounded - whole).max())
+    assert golden.clear_lead == pytest.approx(max(differences), rel=0.2)
+    assert 1e-3 < golden.clear_lead < 1
+
+
 def test_make_golden_keeps_the_end_of_a_long_prompt(
     tiny_session: ort.InferenceSession, tokenizer: Tokenizer
 ) -> None:
-    golden = make_golden(
-        tiny_session, tokenizer, ["a" * 200 + "b", "", "c"], max_model_len=48,
-        empty_prompt_token_id=0,
-    )  # fmt: skip
+    golden = make(tiny_session, tokenizer, ["a" * 200 + "b", "", "c"], max_model_len=48)
 
     long, empty, _ = golden.cases
     assert tokenizer.decode(long.prompt_token_ids) == "a" * 31 + "b"
@@ -58,28 +113,7 @@ def test_make_golden_refuses_too_few_prompts(
     tiny_session: ort.InferenceSession, tokenizer: Tokenizer
 ) -> None:
     with pytest.raises(DataError, match="expected at least 3, got 2"):
-        make_golden(tiny_session, tokenizer, ["a", "b"], max_model_len=48, empty_prompt_token_id=0)
-
-
-class ScriptedRunner(ReferenceRunner):
-    """Gives the logits it is told, one row per step."""
-
-    def __init__(self, rows: list[list[float]]) -> None:
-        self.lengths = np.zeros(1, np.int64)
-        self._rows = iter(rows)
-
-    def step(self, work: dict[int, list[int]]) -> dict[int, np.ndarray]:
-        return {0: np.array([next(self._rows)], np.float32)}
-
-
-def test_greedy_stops_short_of_a_near_tie() -> None:
-    runner = ScriptedRunner([[0, 5, 1], [3, 1, 2], [1, 2, 1.9995], [9, 0, 0]])
-
-    assert greedy(runner, [1], 16) == [1, 0]
-
-
-def test_greedy_always_gives_a_token() -> None:
-    assert greedy(ScriptedRunner([[2, 2, 0], [2, 2, 0]]), [1], 16) == [0]
+        make(tiny_session, tokenizer, ["a", "b"])
 
 
 def test_greedy_of_int8_follows_the_int8_graph(
@@ -87,7 +121,13 @@ def test_greedy_of_int8_follows_the_int8_graph(
 ) -> None:
     session = build(tiny_checkpoint, "int8")
 
-    completion = greedy(ReferenceRunner(session, slots=1, capacity=100), tokens[:20], 8)
+    logits = greedy(ReferenceRunner(session, slots=1, capacity=100), tokens[:20], 8)
 
+    completion = logits.argmax(axis=-1).tolist()
     whole = ReferenceRunner(session, slots=1, capacity=100).step({0: tokens[:20] + completion})[0]
     assert whole.argmax(axis=-1)[19:-1].tolist() == completion
+
+
+def test_keep_activations_leaves_an_fp32_graph_alone(tiny_version: Path, tmp_path: Path) -> None:
+    assert keep_activations(tiny_version / "model.onnx", tmp_path / "exact.onnx") is None
+    assert not (tmp_path / "exact.onnx").exists()
