@@ -15,12 +15,16 @@ from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
-from everloop.errors import DataError, EngineStoppedError, QueueFullError
+import numpy as np
+from numpy.typing import NDArray
+
+from everloop.errors import EngineStoppedError, QueueFullError
 from everloop.manifest import Manifest
 from serving.engine.config import EngineConfig
 from serving.engine.llm_engine import LLMEngine
+from serving.engine.loaded_version import LoadedVersion
 from serving.engine.observer import EngineObserver
-from serving.engine.output_stream import Mailbox, OutputStream
+from serving.engine.output_stream import OutputStream
 from serving.engine.sampling_params import SamplingParams
 from serving.engine.sequence import RequestOutput
 
@@ -28,28 +32,6 @@ logger = logging.getLogger(__name__)
 
 _ABORT_SECONDS = 10.0  # for the step that is running when requests are aborted
 _MAX_RETRY_SECONDS = 60.0
-
-
-class _Version:
-    """A loaded model version and the unfinished requests that are bound to it."""
-
-    def __init__(self, engine: LLMEngine) -> None:
-        self.engine = engine
-        self.mailboxes: dict[str, Mailbox] = {}
-        self.idle = asyncio.Event()
-        self.idle.set()
-
-    def deliver(self, output: RequestOutput) -> None:
-        mailbox = self.mailboxes[output.request_id]
-        mailbox.put(output)
-        if mailbox.is_finished:
-            del self.mailboxes[output.request_id]
-            if not self.mailboxes:
-                self.idle.set()
-
-    def fail_all(self) -> None:
-        for request_id in list(self.mailboxes):
-            self.deliver(RequestOutput(request_id, "", (), "error"))
 
 
 class AsyncEngine:
@@ -64,14 +46,14 @@ class AsyncEngine:
         self._config = config
         self._observer = observer
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._versions: list[_Version] = []
-        self._current: _Version | None = None
+        self._versions: list[LoadedVersion] = []
+        self._current: LoadedVersion | None = None
         self._swap_lock = asyncio.Lock()
         self._finish_times: deque[float] = deque(maxlen=32)
         self._thread: threading.Thread | None = None
         self._is_accepting = False
         # Of the thread alone.
-        self._stepping: list[_Version] = []
+        self._stepping: list[LoadedVersion] = []
         self._is_halted = False
 
     @property
@@ -119,7 +101,8 @@ class AsyncEngine:
         async with self._swap_lock:
             engine = await asyncio.to_thread(LLMEngine.load, folder, self._config, self._observer)
             self._check_accepting()
-            previous, self._current = self._current, _Version(engine)
+            max_unfinished = self._config.max_num_seqs + self._config.max_queue
+            previous, self._current = self._current, LoadedVersion(engine, max_unfinished)
             self._versions.append(self._current)
             self._inbox.put(partial(self._stepping.append, self._current))
         # Outside the lock: a rollback must not wait until the version before has drained.
@@ -155,27 +138,54 @@ class AsyncEngine:
             QueueFullError: too many requests are waiting.
             EngineStoppedError: the engine is shutting down, or has no such version.
         """
-        self._check_accepting()
         target = self._find(version)
         target.engine.check_request(prompt_token_ids, params)
-        if request_id in target.mailboxes:
-            raise DataError(f"request id {request_id} is still in use.")
-        if len(target.mailboxes) >= self._config.max_num_seqs + self._config.max_queue:
-            raise QueueFullError(
-                f"{self._config.max_queue} requests are waiting (engine.max_queue). Try again.",
-                self._retry_after_seconds(),
-            )
-        mailbox = target.mailboxes[request_id] = Mailbox()
-        target.idle.clear()
         add = partial(target.engine.add_request, tenant=tenant, deadline=deadline)
-        self._inbox.put(partial(add, request_id, prompt_token_ids, params, time.monotonic()))
+        add = partial(add, request_id, prompt_token_ids, params, time.monotonic())
+        return self._submit(target, request_id, tenant, add)
+
+    async def embed(
+        self,
+        prompt_token_ids: list[int],
+        request_id: str,
+        version: LLMEngine | None = None,
+        *,
+        tenant: str = "",
+    ) -> NDArray[np.float32]:
+        """Give the mean of a text's hidden states, (D,). Cancelling it aborts the request.
+
+        Raises:
+            PromptTooLongError, DataError: the model cannot take it or gives no hidden states, or
+                the id is in use.
+            QueueFullError: too many requests are waiting.
+            EngineStoppedError: the engine is shutting down, or has no such version.
+        """
+        target = self._find(version)
+        target.engine.check_embedding(prompt_token_ids)
+        add = partial(target.engine.add_embedding, tenant=tenant)
+        add = partial(add, request_id, prompt_token_ids, time.monotonic())
+        async for output in self._submit(target, request_id, tenant, add):
+            if output.embedding is not None:
+                return output.embedding
+        raise EngineStoppedError("the engine stopped before the text was embedded; send it again.")
+
+    def _submit(
+        self, target: LoadedVersion, request_id: str, tenant: str, add: Callable[[], None]
+    ) -> OutputStream:
+        try:
+            mailbox = target.open(request_id, tenant)
+        except QueueFullError as error:
+            error.retry_after_seconds = self._retry_after_seconds()
+            raise
+        self._inbox.put(add)
         return OutputStream(request_id, mailbox, partial(self._abort, target, request_id))
 
     def _check_accepting(self) -> None:
         if not self._is_accepting:
             raise EngineStoppedError("the engine is not running; try again when it is.")
 
-    def _find(self, engine: LLMEngine | None) -> _Version:
+    def _find(self, engine: LLMEngine | None) -> LoadedVersion:
+        self._check_accepting()
         if engine is None and self._current:
             return self._current
         for version in self._versions:
@@ -189,10 +199,10 @@ class AsyncEngine:
         seconds = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 1.0
         return min(max(seconds, 1.0), _MAX_RETRY_SECONDS)
 
-    def _abort(self, version: _Version, request_id: str) -> None:
+    def _abort(self, version: LoadedVersion, request_id: str) -> None:
         self._inbox.put(partial(version.engine.abort_request, request_id))
 
-    async def _drain(self, version: _Version, seconds: float) -> None:
+    async def _drain(self, version: LoadedVersion, seconds: float) -> None:
         try:
             await asyncio.wait_for(version.idle.wait(), seconds)
         except TimeoutError:
@@ -204,7 +214,7 @@ class AsyncEngine:
             except TimeoutError:
                 version.fail_all()
 
-    def _deliver(self, round_outputs: list[tuple[_Version, list[RequestOutput]]]) -> None:
+    def _deliver(self, round_outputs: list[tuple[LoadedVersion, list[RequestOutput]]]) -> None:
         for version, outputs in round_outputs:
             for output in outputs:
                 if output.request_id in version.mailboxes:

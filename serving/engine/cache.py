@@ -1,31 +1,65 @@
-"""Slots of the state cache: who owns which, and which prefixes the free ones still hold.
+"""Slots of the state cache: who owns which, and which prefixes they hold.
 
-Knows tokens and slot numbers, never tensors. A slot that a finished sequence gives back keeps its
-tokens as a cached prefix until another sequence needs the slot.
+Knows sequences and slot numbers, never tensors. A slot that a finished sequence gives back keeps
+its tokens as a cached prefix until another sequence needs the slot. A prompt that begins like one
+of them, or like a sequence that still runs, starts behind the shared part.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from everloop.errors import EngineError
+from serving.engine.sequence import Sequence
 
 # A shorter match saves less than it costs to lose a longer prefix from that slot.
 MIN_PREFIX_TOKENS = 16
 
+_BLOCK = 64  # tokens that are compared at once
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """A slot for a new sequence.
+
+    Attributes:
+        num_cached_tokens: of its prompt whose state need not be computed: always fewer than the
+            prompt has, because the last one must run to give logits.
+        copy_from: the slot whose state of those tokens must be copied into this one first; None
+            if it is there.
+    """
+
+    slot: int
+    num_cached_tokens: int = 0
+    copy_from: int | None = None
+
 
 @dataclass(slots=True)
 class _Slot:
-    token_ids: list[int]  # whose state the slot holds
-    is_free: bool = True
-    freed_at: int = 0  # number of the release; 0 for never used
+    owner: Sequence | None = None
+    token_ids: list[int] = field(default_factory=list)  # of a free slot: what its state is of
+    used_at: int = 0  # by a count of uses; 0 for nothing worth keeping
+
+    def shared(self, prompt: list[int], at_least: int) -> int:
+        """Tokens of the prompt, less its last, whose state is here; 0 if not more than so many."""
+        owner = self.owner
+        tokens = self.token_ids if owner is None else owner.token_ids
+        size = len(tokens) if owner is None else owner.num_computed_tokens
+        return _common_prefix(tokens, prompt, min(size, len(prompt) - 1), at_least)
 
 
 class SlotCache:
-    """A fixed number of slots, each with room for one sequence of the greatest length."""
+    """A fixed number of slots, each with room for one sequence of the greatest length.
 
-    def __init__(self, num_slots: int) -> None:
-        self._slots = [_Slot([]) for _ in range(num_slots)]
+    Args:
+        num_slots: how many.
+        is_recurrent: a slot's state is that after all its tokens and no fewer, so that it serves
+            only prompts that go on from there, and in place.
+    """
+
+    def __init__(self, num_slots: int, *, is_recurrent: bool = False) -> None:
+        self._slots = [_Slot() for _ in range(num_slots)]
+        self._is_recurrent = is_recurrent
         self._num_free = num_slots
-        self._num_releases = 0
+        self._num_uses = 0
 
     @property
     def num_free_slots(self) -> int:
@@ -37,33 +71,44 @@ class SlotCache:
         """Owned slots over all slots."""
         return 1 - self._num_free / len(self._slots)
 
-    def allocate(self, prompt_token_ids: list[int]) -> tuple[int, int]:
+    def allocate(self, sequence: Sequence) -> Allocation:
         """Give a slot to a new sequence.
 
-        The free slot that shares the longest prefix with the prompt is taken in place, nothing is
-        copied. Without a match it is the lowest slot that was never used, which keeps the batch
-        narrow, then the one released longest ago, whose prefix is the least likely to come back.
-
-        Returns:
-            The slot, and how many tokens of the prompt it already holds: always fewer than the
-            prompt has, because the last one must run to give logits.
+        The longest prefix that the prompt shares is taken in place if it is all of a free slot, or
+        nearly, or if that slot is the one to be given up anyway; else it is copied, from a free
+        slot or a running sequence, into the slot to be given up. That is the lowest that holds
+        nothing, which keeps the batch narrow, then the one that was used longest ago.
 
         Raises:
             EngineError: no slot is free.
         """
-        free = [number for number, slot in enumerate(self._slots) if slot.is_free]
+        free = [number for number, slot in enumerate(self._slots) if slot.owner is None]
         if not free:
             raise EngineError("no cache slot is free; the scheduler admitted too many sequences.")
-        shared, number = max(
-            (_common_prefix(self._slots[number].token_ids, prompt_token_ids), -number)
-            for number in free
-        )
-        number = -number
-        if shared < MIN_PREFIX_TOKENS:
-            shared, number = 0, min(free, key=lambda free: (self._slots[free].freed_at, free))
-        self._slots[number] = _Slot([], is_free=False)
+        victim = min(free, key=lambda number: (self._slots[number].used_at, number))
+        allocation = Allocation(victim)
+        if sequence.can_reuse_prefix:
+            source, shared = self._longest(sequence.token_ids, free)
+            if shared >= MIN_PREFIX_TOKENS:
+                allocation = self._reuse(source, shared, victim)
+        self._slots[allocation.slot] = _Slot(sequence)
         self._num_free -= 1
-        return number, shared
+        return allocation
+
+    def is_worth_waiting(self, sequence: Sequence) -> bool:
+        """Whether a running sequence is about to compute a long part of this one's prompt."""
+        if self._is_recurrent or not sequence.can_reuse_prefix:
+            return False
+        prompt, limit = sequence.token_ids, len(sequence.token_ids) - 1
+        expected = 0
+        for slot in self._slots:
+            owner = slot.owner
+            if owner is not None and owner.num_computed_tokens < owner.num_prompt_tokens:
+                size = min(owner.num_prompt_tokens, limit)
+                expected = _common_prefix(owner.token_ids, prompt, size, expected) or expected
+        if expected < MIN_PREFIX_TOKENS:
+            return False
+        return all(slot.shared(prompt, expected - MIN_PREFIX_TOKENS) == 0 for slot in self._slots)
 
     def free(self, slot: int, token_ids: list[int]) -> None:
         """Take a slot back; its first tokens are kept as a cached prefix.
@@ -75,29 +120,59 @@ class SlotCache:
         Raises:
             EngineError: nobody owns the slot.
         """
-        if self._slots[slot].is_free:
+        if self._slots[slot].owner is None:
             raise EngineError(f"cache slot {slot} was given back twice.")
-        self._num_releases += 1
         # A slot without a usable prefix is as good as a new one.
-        is_useful = len(token_ids) >= MIN_PREFIX_TOKENS
-        self._slots[slot] = _Slot(
-            token_ids if is_useful else [], freed_at=self._num_releases if is_useful else 0
-        )
+        self._slots[slot] = _Slot()
+        if len(token_ids) >= MIN_PREFIX_TOKENS:
+            self._slots[slot] = _Slot(token_ids=token_ids, used_at=self._count_use())
         self._num_free += 1
 
     def clear(self) -> None:
         """Forget every cached prefix."""
-        for slot in self._slots:
-            if slot.is_free:
-                slot.token_ids, slot.freed_at = [], 0
+        for number, slot in enumerate(self._slots):
+            if slot.owner is None:
+                self._slots[number] = _Slot()
+
+    def _longest(self, prompt: list[int], free: list[int]) -> tuple[int, int]:
+        """The slot that shares most with the prompt, a free one before others, and how much."""
+        best, longest = 0, 0
+        candidates = free if self._is_recurrent else sorted(range(len(self._slots)), key=self._rank)
+        for number in candidates:
+            shared = self._slots[number].shared(prompt, longest)
+            if self._is_recurrent and shared < len(self._slots[number].token_ids):
+                continue
+            if shared > longest:
+                best, longest = number, shared
+        return best, longest
+
+    def _rank(self, number: int) -> bool:
+        return self._slots[number].owner is not None
+
+    def _reuse(self, source: int, shared: int, victim: int) -> Allocation:
+        slot = self._slots[source]
+        if slot.owner is None:
+            is_kept = len(slot.token_ids) - shared < MIN_PREFIX_TOKENS
+            if source == victim or is_kept:
+                return Allocation(source, shared)
+            slot.used_at = self._count_use()
+        return Allocation(victim, shared, copy_from=source)
+
+    def _count_use(self) -> int:
+        self._num_uses += 1
+        return self._num_uses
 
 
-def _common_prefix(cached: list[int], prompt: list[int]) -> int:
-    """Tokens that both begin with, less the prompt's last one."""
-    limit = min(len(cached), len(prompt) - 1)
-    if cached[:MIN_PREFIX_TOKENS] != prompt[:MIN_PREFIX_TOKENS]:
-        return 0
-    for index in range(limit):
-        if cached[index] != prompt[index]:
-            return index
-    return max(limit, 0)
+def _common_prefix(cached: list[int], prompt: list[int], limit: int, at_least: int) -> int:
+    """Tokens that both begin with, up to the limit; 0 unless there are more than `at_least`."""
+    if limit <= at_least or cached[at_least] != prompt[at_least]:
+        return 0  # so that a crowd of slots with the same beginning is looked through only once
+    shared = 0
+    while shared < limit:
+        end = min(shared + _BLOCK, limit)
+        if cached[shared:end] != prompt[shared:end]:
+            while cached[shared] == prompt[shared]:
+                shared += 1
+            break
+        shared = end
+    return shared if shared > at_least else 0

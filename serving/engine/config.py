@@ -1,6 +1,7 @@
 """Limits and threads of the engine: the table [engine] of a run."""
 
 import os
+from typing import Literal
 
 import psutil
 from pydantic import Field, model_validator
@@ -18,6 +19,18 @@ class EngineConfig(Config):
         256, ge=1, description="new tokens of one step: bounds what a long prompt delays others by"
     )
     max_queue: int = Field(256, ge=1, description="waiting requests; one more is refused")
+    max_slowdown: float = Field(
+        2.5,
+        gt=1,
+        description="a token of a running answer may take this many times its usual time while "
+        "prompts are read; more reads prompts faster",
+    )
+    speculation: Literal["auto", "off"] = Field(
+        "auto", description="draft tokens where that was measured to give more of them"
+    )
+    max_draft_tokens: int = Field(
+        8, ge=1, le=64, description="tokens that are drafted for one answer in one step"
+    )
     num_threads: int | None = Field(None, ge=1, description="None for the number of cores")
     allow_spinning: bool = Field(
         False, description="threads that wait burn their core: only on a machine of one's own"

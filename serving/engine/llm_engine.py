@@ -4,31 +4,32 @@ Synchronous, without threads and without asyncio: whoever calls `step` owns the 
 """
 
 import logging
-import math
-import secrets
 import time
 from collections.abc import Sequence as Many
 from pathlib import Path
 
-from everloop.errors import DataError, EngineError, PromptTooLongError
+from everloop.errors import EngineError
 from everloop.manifest import Manifest, verify
 from serving.engine.cache import SlotCache
 from serving.engine.config import EngineConfig
-from serving.engine.detokenizer import Detokenizer
 from serving.engine.loading import (
     check_golden,
     check_memory,
     load_chat_template,
     load_tokenizer,
 )
-from serving.engine.logits_processor import LogitsProcessor
 from serving.engine.model_runner import ModelRunner
 from serving.engine.observer import EngineObserver, SilentObserver
 from serving.engine.output_processor import OutputProcessor
+from serving.engine.pooling import pool_rows
+from serving.engine.request_table import RequestTable
 from serving.engine.row_sampler import SampledRow, sample_rows
 from serving.engine.sampling_params import SamplingParams
-from serving.engine.scheduler import ScheduledRow, Scheduler
+from serving.engine.scheduler import Schedule, ScheduledRow, Scheduler
 from serving.engine.sequence import FinishReason, GenerationResult, RequestOutput, Sequence
+from serving.engine.sequence_factory import SequenceFactory
+from serving.engine.speculation import Drafter
+from serving.engine.step_times import StepTimes
 from serving.engine.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,6 @@ class LLMEngine:
     Attributes:
         manifest: of the version.
         tokenizer: of the version.
-        vocabulary: the bytes of its tokens.
         chat_template: None for a model that only completes text.
     """
 
@@ -49,18 +49,24 @@ class LLMEngine:
     ) -> None:
         self.manifest = manifest
         self.tokenizer = load_tokenizer(folder, manifest)
-        self.vocabulary = Vocabulary(self.tokenizer)
+        self._factory = SequenceFactory(manifest, self.tokenizer)
         self.chat_template = load_chat_template(folder, manifest, self.tokenizer)
         self._tag = manifest.tag
         self._observe(observer)
         self._model_runner = ModelRunner(folder, manifest, config)
-        self._cache = SlotCache(config.max_num_seqs)
+        is_recurrent = self._model_runner.state.is_recurrent
+        self._cache = SlotCache(config.max_num_seqs, is_recurrent=is_recurrent)
+        self._times = StepTimes(config.max_slowdown)
+        is_drafting = config.speculation == "auto" and not is_recurrent
         self._scheduler = Scheduler(
-            self._cache, config.max_num_batched_tokens, manifest.max_query_len
+            self._cache,
+            config.max_num_batched_tokens,
+            manifest.max_query_len,
+            self._times,
+            Drafter(self._times, config.max_draft_tokens) if is_drafting else None,
         )
-        self._sequences: dict[str, Sequence] = {}
+        self._requests = RequestTable()
         self._ended: list[RequestOutput] = []  # between two steps
-        self._next_deadline = math.inf
 
     @classmethod
     def load(
@@ -87,33 +93,30 @@ class LLMEngine:
         return engine
 
     @property
+    def vocabulary(self) -> Vocabulary:
+        """The bytes of the version's tokens."""
+        return self._factory.vocabulary
+
+    @property
     def has_unfinished(self) -> bool:
         """Whether `step` has something to do."""
-        return bool(self._sequences or self._ended)
+        return bool(self._requests or self._ended)
 
     def check_request(self, prompt_token_ids: list[int], params: SamplingParams) -> None:
         """Refuse what the model cannot take; changes nothing, so any thread may call it.
 
         Raises:
-            PromptTooLongError: prompt and answer together exceed the model's context.
-            DataError: the prompt is empty or has a token that the model does not know.
+            PromptTooLongError, DataError: see SequenceFactory.check.
         """
-        if not prompt_token_ids:
-            raise DataError("the prompt is empty; give at least one token.")
-        limit = self.manifest.max_model_len
-        if len(prompt_token_ids) + params.max_tokens > limit:
-            raise PromptTooLongError(
-                f"the prompt has {len(prompt_token_ids)} tokens and max_tokens is "
-                f"{params.max_tokens}; together the model takes {limit} (max_model_len). Shorten "
-                "the prompt or lower max_tokens."
-            )
-        low, high = min(prompt_token_ids), max(prompt_token_ids)
-        if low < 0 or high >= self.manifest.vocab_size:
-            raise DataError(
-                f"the prompt has token ids from {low} to {high}; the model knows 0 to "
-                f"{self.manifest.vocab_size - 1}. Use the tokenizer of {self._tag}."
-            )
-        params.check_vocabulary(self.manifest.vocab_size)
+        self._factory.check(prompt_token_ids, params)
+
+    def check_embedding(self, prompt_token_ids: list[int]) -> None:
+        """Refuse a text that cannot be embedded; any thread may call it.
+
+        Raises:
+            PromptTooLongError, DataError: see SequenceFactory.check_embedding.
+        """
+        self._factory.check_embedding(prompt_token_ids)
 
     def add_request(
         self,
@@ -138,28 +141,31 @@ class LLMEngine:
         Raises:
             PromptTooLongError, DataError: see `check_request`; or the id is taken.
         """
-        self.check_request(prompt_token_ids, params)
-        if request_id in self._sequences:
-            raise DataError(f"request id {request_id} is still in use.")
-        sequence = Sequence(
-            request_id,
-            list(prompt_token_ids),
-            params,
-            seed=secrets.randbits(64) if params.seed is None else params.seed,
-            detokenizer=self._detokenizer(prompt_token_ids, params),
-            arrival_time=time.monotonic() if arrival_time is None else arrival_time,
-            tenant=tenant,
-            deadline=deadline,
-            logits_processor=self._logits_processor(prompt_token_ids, params),
-        )
-        self._sequences[request_id] = sequence
-        self._scheduler.add(sequence)
-        if deadline is not None:
-            self._next_deadline = min(self._next_deadline, deadline)
+        self._factory.check(prompt_token_ids, params)
+        make = self._factory.make
+        self._add(make(request_id, prompt_token_ids, params, arrival_time, tenant, deadline))
+
+    def add_embedding(
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        arrival_time: float | None = None,
+        *,
+        tenant: str = "",
+        deadline: float | None = None,
+    ) -> None:
+        """Queue a text to be embedded: its only output has the mean of its hidden states.
+
+        Raises:
+            PromptTooLongError, DataError: see `check_embedding`; or the id is taken.
+        """
+        self._factory.check_embedding(prompt_token_ids)
+        make = self._factory.make_embedding
+        self._add(make(request_id, prompt_token_ids, arrival_time, tenant, deadline))
 
     def abort_request(self, request_id: str) -> None:
         """End a request now; the next step gives its last output. Unknown ids are finished ones."""
-        sequence = self._sequences.get(request_id)
+        sequence = self._requests.get(request_id)
         if sequence is not None:
             self._ended.append(self._end(sequence, "abort", time.monotonic()))
 
@@ -169,21 +175,22 @@ class LLMEngine:
         A batch that fails ends its own requests with the reason "error" and no others.
         """
         started = time.monotonic()
-        if started >= self._next_deadline:
-            self._end_overdue(started)
+        self._end_overdue(started)
         outputs, self._ended = self._ended, []
         schedule = self._scheduler.schedule()
         for sequence in schedule.admitted:
             self._outputs.admit(sequence, started)
+        for copy in schedule.copies:
+            self._model_runner.state.copy_prefix(copy.source, copy.target, copy.num_tokens)
         for rows in schedule.batches:
             try:
-                sampled = sample_rows(rows, self._model_runner.run(rows))
+                sampled = self._run(rows)
             except Exception:
                 logger.exception("step failed version=%s requests=%d", self._tag, len(rows))
                 outputs += self._fail(rows)
             else:
                 outputs += self._advance(rows, sampled, time.monotonic())
-        self._observe_step(sum(map(len, schedule.batches)), time.monotonic() - started)
+        self._note_step(schedule, time.monotonic() - started)
         return outputs
 
     def generate(
@@ -208,6 +215,15 @@ class LLMEngine:
                 collected[int(output.request_id)].append(output)
         return [GenerationResult.join(outputs) for outputs in collected]
 
+    def _add(self, sequence: Sequence) -> None:
+        self._requests.add(sequence)
+        self._scheduler.add(sequence)
+
+    def _run(self, rows: list[ScheduledRow]) -> list[SampledRow]:
+        if rows[0].sequence.is_embedding:
+            return pool_rows(rows, self._model_runner.run_hidden(rows))
+        return sample_rows(rows, self._model_runner.run(rows))
+
     def _advance(
         self, rows: list[ScheduledRow], sampled: list[SampledRow], now: float
     ) -> list[RequestOutput]:
@@ -227,15 +243,8 @@ class LLMEngine:
         return outputs
 
     def _end_overdue(self, now: float) -> None:
-        deadlines = [
-            (math.inf if sequence.deadline is None else sequence.deadline, sequence)
-            for sequence in self._sequences.values()
-        ]
-        for deadline, sequence in deadlines:
-            if deadline <= now:
-                self._ended.append(self._end(sequence, "timeout", now))
-        left = (deadline for deadline, _ in deadlines if deadline > now)
-        self._next_deadline = min(left, default=math.inf)
+        for sequence in self._requests.overdue(now):
+            self._ended.append(self._end(sequence, "timeout", now))
 
     def _end(self, sequence: Sequence, reason: FinishReason, now: float) -> RequestOutput:
         # After a failed run nobody knows what its slots hold.
@@ -244,7 +253,7 @@ class LLMEngine:
 
     def _release(self, sequence: Sequence, *, keep_prefix: bool = True) -> None:
         self._scheduler.finish(sequence, keep_prefix=keep_prefix)
-        del self._sequences[sequence.seq_id]
+        self._requests.remove(sequence)
 
     def _fail(self, rows: list[ScheduledRow]) -> list[RequestOutput]:
         slot = rows[0].sequence.slot or 0
@@ -259,39 +268,19 @@ class LLMEngine:
 
     def _run_probe(self, slot: int, num_tokens: int) -> None:
         """Run padding in a free slot: to warm the session up, or to see whether it still works."""
-        probe = Sequence(
-            "probe",
-            [self.manifest.special_tokens.pad_token_id] * num_tokens,
-            SamplingParams(max_tokens=1, temperature=0.0),
-            seed=0,
-            detokenizer=Detokenizer(self.vocabulary),
-            arrival_time=0.0,
-            slot=slot,
-        )
+        probe = self._factory.make_probe(slot, num_tokens)
         self._model_runner.run([ScheduledRow(probe, probe.token_ids, 1)])
-
-    def _detokenizer(self, prompt_token_ids: list[int], params: SamplingParams) -> Detokenizer:
-        return Detokenizer(
-            self.vocabulary,
-            params.stop,
-            min_tokens=params.min_tokens,
-            is_beginning=self.vocabulary.is_special(prompt_token_ids[-1]),
-        )
-
-    def _logits_processor(
-        self, prompt_token_ids: list[int], params: SamplingParams
-    ) -> LogitsProcessor | None:
-        if not LogitsProcessor.is_needed(params):
-            return None
-        eos_token_ids = self.manifest.special_tokens.eos_token_ids
-        return LogitsProcessor(params, prompt_token_ids, eos_token_ids)
 
     def _observe(self, observer: EngineObserver) -> None:
         self._observer = observer
         eos_token_ids = frozenset(self.manifest.special_tokens.eos_token_ids)
         self._outputs = OutputProcessor(self._tag, eos_token_ids, observer)
 
-    def _observe_step(self, batch_size: int, seconds: float) -> None:
+    def _note_step(self, schedule: Schedule, seconds: float) -> None:
+        self._times.record(
+            seconds, schedule.num_decoding, schedule.num_prompt_tokens, schedule.num_drafts
+        )
+        batch_size = sum(map(len, schedule.batches))
         if batch_size:
             self._observer.step(self._tag, seconds, batch_size)
         running, waiting = len(self._scheduler.running), len(self._scheduler.waiting)

@@ -195,9 +195,9 @@ class ModelRunner:
             ("logits_index", self._logits_index, (results,)),
         ):
             binding.bind_input(name, "cpu", 0, array.dtype.type, dims, array.ctypes.data)
-        array = self._results[output]
-        dims = (results, array.shape[1])
-        binding.bind_output(output, "cpu", 0, np.float32, dims, array.ctypes.data)
+        buffer = self._results[output]
+        shape_out = (results, buffer.shape[1])
+        binding.bind_output(output, "cpu", 0, np.float32, shape_out, buffer.ctypes.data)
         for state in self.state.view(first_slot, rows):
             memory = ("cpu", 0, state.dtype, state.shape, state.address)
             binding.bind_input(state.input, *memory)

@@ -1,6 +1,7 @@
 """What new tokens make of a request: its text, its end, its times, what observers hear of it."""
 
 from serving.engine.observer import EngineObserver
+from serving.engine.pooling import embedding
 from serving.engine.row_sampler import SampledRow
 from serving.engine.sequence import FinishReason, RequestOutput, Sequence
 
@@ -36,6 +37,8 @@ class OutputProcessor:
             The output, the request's last one if its answer has ended; None for a chunk in the
             middle of a prompt.
         """
+        if sequence.is_embedding:
+            return None if sequence.num_pending_tokens else self.end(sequence, "stop", now)
         sequence.prompt_logprobs += sampled.prompt_logprobs
         if not sampled.token_ids:
             return None
@@ -59,7 +62,8 @@ class OutputProcessor:
         """Give the last output of a request that ends without a new token."""
         self._note_end(sequence, reason, now)
         times, cached = sequence.times(now), sequence.num_cached_tokens
-        return RequestOutput(sequence.seq_id, "", (), reason, times, cached)
+        pooled = embedding(sequence)
+        return RequestOutput(sequence.seq_id, "", (), reason, times, cached, embedding=pooled)
 
     def _extend(
         self, sequence: Sequence, token_ids: list[int]
@@ -76,6 +80,9 @@ class OutputProcessor:
             text += detokenizer.add(token)
             if detokenizer.is_stopped:
                 return text, count, "stop"
+            # The sampler chooses nothing behind the end of a structured output.
+            if count == len(token_ids) and sequence.is_structure_complete:
+                return text + detokenizer.flush(), count, "stop"
             if sequence.num_completion_tokens >= params.max_tokens:
                 return text + detokenizer.flush(), count, "length"
         return text, len(token_ids), None

@@ -10,7 +10,8 @@ from serving.engine.sequence import RequestOutput
 class Mailbox:
     """Where the engine leaves the outputs of one request. Used on the event loop only."""
 
-    def __init__(self) -> None:
+    def __init__(self, tenant: str = "") -> None:
+        self.tenant = tenant
         self.outputs: asyncio.Queue[RequestOutput] = asyncio.Queue()
         self.is_finished = False
 

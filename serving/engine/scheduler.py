@@ -1,14 +1,18 @@
 """Who runs in the next step, with how many tokens. Knows tokens and slots, never tensors.
 
-Decode comes first, so that a long prompt delays the others by one chunk and no more; prompts fill
-what is left of the token budget, first come, first served.
+Every running answer gets a token in every step. What the step has left goes to prompts: chunks
+small enough that the answers hardly feel them, half for the prompt that was begun first, the rest
+for the shortest, so that a long prompt delays neither running answers nor short prompts by much.
 """
 
-from collections import deque
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from serving.engine.cache import SlotCache
+from serving.engine.fair_queue import FairQueue
 from serving.engine.sequence import Sequence, SequenceStatus
+from serving.engine.speculation import Drafter
+from serving.engine.step_times import StepTimes
 
 
 @dataclass(slots=True)
@@ -18,9 +22,9 @@ class ScheduledRow:
     Attributes:
         token_ids: its new tokens: one in decode, a chunk of the prompt in prefill; behind the last
             token of the sequence, tokens drafted for it.
-        num_logits: how many of the last of them have their logits computed: none for a chunk in
-            the middle of a prompt, all for the logprobs of the prompt, else one per token to
-            choose.
+        num_logits: how many of the last of them have their logits (or hidden states) computed: none
+            for a chunk in the middle of a prompt, all for the logprobs of the prompt and for an
+            embedding, else one per token to choose.
     """
 
     sequence: Sequence
@@ -33,57 +37,93 @@ class ScheduledRow:
         return max(len(self.token_ids) - self.sequence.num_pending_tokens + 1, 0)
 
 
+@dataclass(frozen=True, slots=True)
+class PrefixCopy:
+    """State of a prompt's first tokens that another slot has, to be copied before the step."""
+
+    source: int
+    target: int
+    num_tokens: int
+
+
 @dataclass(slots=True)
 class Schedule:
-    """One step: the batches to run, each in ascending order of slots, and who was admitted."""
+    """One step.
 
-    batches: list[list[ScheduledRow]]
-    admitted: list[Sequence]
+    Attributes:
+        batches: rows to run together, each in ascending order of slots; all of a batch embed, or
+            none.
+        admitted: who got a slot.
+        copies: to be made in this order before the first run.
+        num_decoding, num_prompt_tokens, num_drafts: what the step does.
+    """
+
+    batches: list[list[ScheduledRow]] = field(default_factory=list)
+    admitted: list[Sequence] = field(default_factory=list)
+    copies: list[PrefixCopy] = field(default_factory=list)
+    num_decoding: int = 0
+    num_prompt_tokens: int = 0
+    num_drafts: int = 0
 
 
 class Scheduler:
     """Continuous batching with chunked prefill over the slots of one cache.
 
     Args:
+        cache: the slots.
         max_num_batched_tokens: token budget of a step, at least the number of slots.
         max_query_len: tokens that one sequence may add in a step.
+        times: of the steps before, which bound the prompt tokens beside running answers.
+        drafter: None for a model whose state cannot be taken back.
     """
 
-    def __init__(self, cache: SlotCache, max_num_batched_tokens: int, max_query_len: int) -> None:
+    def __init__(
+        self,
+        cache: SlotCache,
+        max_num_batched_tokens: int,
+        max_query_len: int,
+        times: StepTimes,
+        drafter: Drafter | None = None,
+    ) -> None:
         self._cache = cache
         self._budget = max_num_batched_tokens
         self._max_query_len = max_query_len
-        self.waiting: deque[Sequence] = deque()
+        self._times = times
+        self._drafter = drafter
+        self.waiting = FairQueue()
         self.running: list[Sequence] = []
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
-        self.waiting.append(sequence)
+        self.waiting.add(sequence)
 
     def schedule(self) -> Schedule:
         """Choose the rows of the next step; sequences are admitted while slots and budget last."""
-        rows = []
-        prefills = []
-        budget = self._budget
+        schedule = Schedule()
+        decoding: list[Sequence] = []
+        prefills: list[Sequence] = []
         for sequence in self.running:
-            if sequence.num_pending_tokens == 1:
-                rows.append(ScheduledRow(sequence, sequence.token_ids[-1:], 1))
-                budget -= 1
-            else:
-                prefills.append(sequence)
-        admitted: list[Sequence] = []
-        while budget > 0:
-            if prefills:
-                sequence = prefills.pop(0)
-            elif self.waiting and self._cache.num_free_slots:
-                sequence = self._admit()
-                admitted.append(sequence)
-            else:
-                break
-            row = _chunk(sequence, min(budget, self._max_query_len))
+            is_decoding = sequence.num_pending_tokens == 1 and not sequence.is_embedding
+            (decoding if is_decoding else prefills).append(sequence)
+        schedule.num_decoding = len(decoding)
+        budget = self._budget - len(decoding)
+        limit = self._times.max_prompt_tokens(len(decoding))
+        chunks = self._prefill(prefills, budget if limit is None else min(budget, limit), schedule)
+        rows = [_chunk(sequence, count) for sequence, count in chunks]
+        schedule.num_prompt_tokens = sum(count for _, count in chunks)
+        drafts: dict[Sequence, list[int]] = {}
+        if decoding and not rows and self._drafter:
+            drafts = self._drafter.draft(decoding, budget, self._max_query_len - 1)
+        for sequence in decoding:
+            row = _chunk(sequence, 1)
+            if sequence in drafts:
+                row.token_ids += drafts[sequence]
+                row.num_logits = len(row.token_ids)
+                schedule.num_drafts += row.num_logits - 1
+            self.waiting.charge(sequence.tenant, len(row.token_ids))
             rows.append(row)
-            budget -= len(row.token_ids)
-        return Schedule(_split(rows) if rows else [], admitted)
+        schedule.batches = _batches(rows)
+        return schedule
 
     def finish(self, sequence: Sequence, *, keep_prefix: bool = True) -> None:
         """Take a sequence out, whatever it was doing, and give its slot back.
@@ -93,29 +133,84 @@ class Scheduler:
             keep_prefix: whether its state may serve a later prompt.
         """
         if sequence.slot is None:
-            self.waiting.remove(sequence)
+            self.waiting.take(sequence)
         else:
             self.running.remove(sequence)
             computed = sequence.token_ids[: sequence.num_computed_tokens] if keep_prefix else []
             self._cache.free(sequence.slot, computed)
             sequence.slot = None
+        self.waiting.finish(sequence)
         sequence.status = SequenceStatus.FINISHED
 
-    def _admit(self) -> Sequence:
-        sequence = self.waiting.popleft()
-        sequence.slot, sequence.num_cached_tokens = self._cache.allocate(sequence.token_ids)
-        sequence.num_computed_tokens = sequence.num_cached_tokens
+    def _prefill(
+        self, prefills: list[Sequence], budget: int, schedule: Schedule
+    ) -> list[tuple[Sequence, int]]:
+        """Share tokens among the prompts that were begun, in their order, and new ones."""
+        chunks = []
+        reserved = 0
+        if prefills:
+            reserved = min(prefills[0].num_pending_tokens, (budget + 1) // 2)
+        left, others = budget - reserved, prefills[1:]
+        while left > 0:
+            sequence = self._next_prefill(others, schedule)
+            if sequence is None:
+                break
+            count = min(sequence.num_pending_tokens, left, self._max_query_len)
+            chunks.append((sequence, count))
+            self.waiting.charge(sequence.tenant, count)
+            left -= count
+        if prefills:
+            count = min(prefills[0].num_pending_tokens, reserved + left, self._max_query_len)
+            chunks.append((prefills[0], count))
+            self.waiting.charge(prefills[0].tenant, count)
+        return chunks
+
+    def _next_prefill(self, begun: list[Sequence], schedule: Schedule) -> Sequence | None:
+        """The begun prompt with the least left, or the next in the queue if that is shorter."""
+        shortest = min(begun, key=lambda one: one.num_pending_tokens, default=None)
+        head = next(self._admissible(), None)
+        if head and (not shortest or len(head.token_ids) < shortest.num_pending_tokens):
+            self._admit(head, schedule)
+            return head
+        if shortest:
+            begun.remove(shortest)
+        return shortest
+
+    def _admissible(self) -> Iterator[Sequence]:
+        if self._cache.num_free_slots:
+            for sequence in self.waiting.heads():
+                if not self._cache.is_worth_waiting(sequence):
+                    yield sequence
+
+    def _admit(self, sequence: Sequence, schedule: Schedule) -> None:
+        self.waiting.take(sequence)
+        allocation = self._cache.allocate(sequence)
+        sequence.slot = allocation.slot
+        sequence.num_computed_tokens = sequence.num_cached_tokens = allocation.num_cached_tokens
         sequence.status = SequenceStatus.RUNNING
         self.running.append(sequence)
-        return sequence
+        schedule.admitted.append(sequence)
+        if allocation.copy_from is not None:
+            copy = PrefixCopy(allocation.copy_from, allocation.slot, allocation.num_cached_tokens)
+            schedule.copies.append(copy)
 
 
-def _chunk(sequence: Sequence, limit: int) -> ScheduledRow:
+def _chunk(sequence: Sequence, count: int) -> ScheduledRow:
+    """The next tokens of a sequence."""
     start = sequence.num_computed_tokens
-    token_ids = sequence.token_ids[start : start + limit]
-    if sequence.params.prompt_logprobs is not None:
-        return ScheduledRow(sequence, token_ids, len(token_ids))
-    return ScheduledRow(sequence, token_ids, int(start + len(token_ids) == len(sequence.token_ids)))
+    token_ids = sequence.token_ids[start : start + count]
+    if sequence.wants_every_result:
+        return ScheduledRow(sequence, token_ids, count)
+    return ScheduledRow(sequence, token_ids, int(start + count == len(sequence.token_ids)))
+
+
+def _batches(rows: list[ScheduledRow]) -> list[list[ScheduledRow]]:
+    """Rows that may run together, each batch in ascending order of slots."""
+    rows.sort(key=_slot)
+    embedding = [row for row in rows if row.sequence.is_embedding]
+    if not embedding:
+        return _split(rows)
+    return _split([row for row in rows if not row.sequence.is_embedding]) + _split(embedding)
 
 
 # Attention sees every row as wide as the widest, so one wide chunk beside many decode rows makes
@@ -129,7 +224,8 @@ _WIDE_CHUNK = 64
 
 def _split(rows: list[ScheduledRow]) -> list[list[ScheduledRow]]:
     """One batch, or the narrow rows together and then each wide chunk alone."""
-    rows.sort(key=_slot)
+    if not rows:
+        return []
     width = max(len(row.token_ids) for row in rows)
     if (_slot(rows[-1]) - _slot(rows[0]) + 1) * width <= _MAX_CELLS:
         return [rows]

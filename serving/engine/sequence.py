@@ -4,7 +4,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from serving.engine.detokenizer import Detokenizer
+from serving.engine.draft_table import DraftTable
 from serving.engine.logits_processor import LogitsProcessor
 from serving.engine.sampling_params import SamplingParams
 
@@ -57,6 +61,7 @@ class RequestOutput:
         logprobs: of every new token, when asked for.
         prompt_logprobs: of every token of the prompt, when asked for, on the first output; None
             for the first token, which nothing predicts.
+        embedding: on the only output of a request for one; (D,).
     """
 
     request_id: str
@@ -67,6 +72,7 @@ class RequestOutput:
     num_cached_tokens: int = 0
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
+    embedding: NDArray[np.float32] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,8 @@ class Sequence:
         tenant: who asked for it; tenants share the engine fairly.
         deadline: by time.monotonic(); None for never.
         logits_processor: None when its parameters leave all logits as they are.
+        draft_table: of speculative decoding, from its first draft on.
+        hidden_sum: of an embedding, (D,): over the tokens that have run.
     """
 
     seq_id: str
@@ -120,6 +128,8 @@ class Sequence:
     last_token_time: float | None = None
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
     logits_processor: LogitsProcessor | None = None
+    draft_table: DraftTable | None = None
+    hidden_sum: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         self.num_prompt_tokens = len(self.token_ids)
@@ -143,6 +153,26 @@ class Sequence:
     def num_pending_tokens(self) -> int:
         """Tokens that must still run before the next can be sampled: 1 in decode, else prefill."""
         return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def is_structure_complete(self) -> bool:
+        """Whether a structured output is whole, so that no token can follow."""
+        return self.logits_processor is not None and self.logits_processor.is_complete
+
+    @property
+    def is_embedding(self) -> bool:
+        """Whether it ends with its prompt, for the hidden states of which it was sent."""
+        return self.hidden_sum is not None
+
+    @property
+    def can_reuse_prefix(self) -> bool:
+        """Whether its prompt may start from cached state."""
+        return self.hidden_sum is None and self.params.can_reuse_prefix
+
+    @property
+    def wants_every_result(self) -> bool:
+        """Whether every token's logits or hidden states are wanted, not the last one's only."""
+        return self.hidden_sum is not None or self.params.prompt_logprobs is not None
 
     def times(self, finished: float) -> RequestTimes:
         """The request's times, once it has ended."""

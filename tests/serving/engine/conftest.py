@@ -8,9 +8,20 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from serving.engine.config import EngineConfig
+from serving.engine.detokenizer import Detokenizer
 from serving.engine.llm_engine import LLMEngine
+from serving.engine.sampling_params import SamplingParams
+from serving.engine.sequence import Sequence
+from serving.engine.vocabulary import Vocabulary
 
-ONE_THREAD = EngineConfig(num_threads=1, max_num_seqs=4, max_num_batched_tokens=32)
+# What a step does must not depend on how long the steps before it took.
+ONE_THREAD = EngineConfig(
+    num_threads=1,
+    max_num_seqs=4,
+    max_num_batched_tokens=32,
+    max_slowdown=1000,
+    speculation="off",
+)
 
 
 class RecordingObserver:
@@ -56,6 +67,23 @@ class RecordingObserver:
         return [event[1:] for event in self.events if event[0] == name]
 
 
+_NO_VOCABULARY = Vocabulary(Tokenizer(models.BPE(vocab={}, merges=[])))
+
+
+def make_sequence(
+    token_ids: list[int],
+    params: SamplingParams | None = None,
+    *,
+    name: str = "a",
+    tenant: str = "",
+    arrival_time: float = 0.0,
+) -> Sequence:
+    """A sequence whose tokens have no text."""
+    params = params or SamplingParams(max_tokens=8)
+    detokenizer = Detokenizer(_NO_VOCABULARY)
+    return Sequence(name, token_ids, params, 0, detokenizer, arrival_time, tenant)
+
+
 def byte_tokenizer(*pieces: str) -> Tokenizer:
     """Token 0 is `<|endoftext|>`, then one token per byte, then the pieces, as single tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -75,10 +103,10 @@ def observer() -> RecordingObserver:
 
 @pytest.fixture(scope="session")
 def tiny_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model version with random weights, 128 tokens of context and steps of 32 tokens per row."""
+    """Random weights, 128 tokens of context, steps of 32 tokens per row, hidden states."""
     from tests.tiny_model import make_tiny_version
 
-    return make_tiny_version(tmp_path_factory.mktemp("tiny"), seed=0)
+    return make_tiny_version(tmp_path_factory.mktemp("tiny"), embeddings=True, seed=0)
 
 
 @pytest.fixture(scope="session")
@@ -99,7 +127,7 @@ def engine_config() -> EngineConfig:
 def load(tiny_version: Path) -> Callable[..., LLMEngine]:
     """Load the tiny version with settings that differ from `engine_config`."""
 
-    def load(observer: RecordingObserver | None = None, **settings: int) -> LLMEngine:
+    def load(observer: RecordingObserver | None = None, **settings: int | str) -> LLMEngine:
         config = ONE_THREAD.model_copy(update=settings)
         return LLMEngine.load(tiny_version, config, observer)
 

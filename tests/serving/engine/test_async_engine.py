@@ -4,11 +4,13 @@ import asyncio
 import gc
 import logging
 import shutil
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from everloop.errors import (
@@ -143,7 +145,7 @@ def test_full_queue_refuses_with_a_time_to_come_back(run: Callable[..., None]) -
     async def scenario(engine: AsyncEngine) -> None:
         streams = [engine.generate(PROMPT, LONG, str(number)) for number in range(3)]
         with pytest.raises(
-            QueueFullError, match=r"2 requests are waiting \(engine.max_queue\)"
+            QueueFullError, match=r"3 requests run or wait, as many as may \(engine.max_queue\)"
         ) as info:
             engine.generate(PROMPT, GREEDY, "one more")
         assert 1 <= info.value.retry_after_seconds <= 60
@@ -151,6 +153,77 @@ def test_full_queue_refuses_with_a_time_to_come_back(run: Callable[..., None]) -
         assert (await collect(engine.generate(PROMPT, GREEDY, "later"))).finish_reason == "length"
 
     run(scenario, max_num_seqs=1, max_queue=2)
+
+
+def test_one_tenant_leaves_room_for_others(run: Callable[..., None]) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
+        def ask(name: str, tenant: str) -> OutputStream:
+            return engine.generate(PROMPT, GREEDY, name, tenant=tenant)
+
+        streams = [ask("other", "b"), *(ask(f"a{number}", "a") for number in range(4))]
+        with pytest.raises(QueueFullError, match="4 of your requests run or wait, and others ask"):
+            ask("one too many", "a")
+        streams += [ask("b1", "b"), ask("c1", "c")]
+        results = await asyncio.gather(*map(collect, streams))
+        assert {result.finish_reason for result in results} == {"length"}
+        alone = [ask(f"a{number}", "a") for number in range(8)]
+        await asyncio.gather(*map(collect, alone))
+
+    run(scenario, max_num_seqs=2, max_queue=6)
+
+
+def test_deadline_ends_a_stream_with_timeout(
+    run: Callable[..., None], observer: RecordingObserver
+) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
+        stream = engine.generate(PROMPT, LONG, "late", deadline=time.monotonic())
+        assert await collect(stream) == GenerationResult("", (), "timeout")
+
+    run(scenario)
+
+
+def test_embed_gives_what_the_core_gives(run: Callable[..., None]) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
+        first, second = await asyncio.gather(
+            engine.embed(PROMPT, "a", tenant="x"), engine.embed(PROMPT[::-1], "b")
+        )
+        assert first.shape == (64,)
+        assert not np.allclose(first, second)
+        np.testing.assert_allclose(await engine.embed(PROMPT, "c"), first, atol=1e-5)
+
+    run(scenario)
+
+
+def test_embed_that_is_aborted_raises(
+    run: Callable[..., None], observer: RecordingObserver
+) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
+        observer.gate.clear()
+        stream = engine.generate(PROMPT, LONG, "running")
+        await anext(stream)
+        embedding = asyncio.create_task(engine.embed(PROMPT, "a"))
+        await _commands(engine, 1)
+        stopping = asyncio.create_task(engine.stop(drain_seconds=0))
+        await _commands(engine, 3)
+        observer.gate.set()
+        await stopping
+        with pytest.raises(EngineStoppedError):
+            await embedding
+
+    run(scenario)
+
+
+def test_embed_without_hidden_states_is_refused(
+    run: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
+        assert engine.current is not None
+        without = engine.current.manifest.model_copy(update={"has_hidden_states": False})
+        monkeypatch.setattr(engine.current._factory, "_manifest", without)
+        with pytest.raises(DataError, match="gives no hidden states"):
+            await engine.embed(PROMPT, "a")
+
+    run(scenario)
 
 
 def test_retry_time_follows_the_recent_throughput(engine_config: EngineConfig) -> None:

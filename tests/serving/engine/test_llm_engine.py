@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from everloop.errors import DataError, EngineError, PromptTooLongError
 from everloop.manifest import Golden
@@ -112,6 +114,64 @@ def test_prefix_reuse_gives_identical_output_and_is_reported(
     assert GenerationResult.join(outputs) == _alone(load, second, GREEDY)
     assert outputs[-1].num_cached_tokens == 45
     assert observer.named("scheduled") == [(60, 0), (48, 45)]
+
+
+def _embed(engine: LLMEngine, texts: list[list[int]]) -> list[NDArray[np.float32]]:
+    for number, text in enumerate(texts):
+        engine.add_embedding(str(number), text)
+    found = {}
+    while engine.has_unfinished:
+        for output in engine.step():
+            if output.embedding is not None:
+                found[output.request_id] = output.embedding
+    return [found[str(number)] for number in range(len(texts))]
+
+
+def test_embedding_is_the_mean_of_the_models_last_hidden_states(
+    load: Load, tiny_version: Path
+) -> None:
+    import torch
+    from transformers import AutoModel
+
+    texts = [_prompt(seed, size) for seed, size in enumerate((1, 20, 100, 128))]
+    [checkpoint] = tiny_version.parent.glob("checkpoint-*")
+    model = AutoModel.from_pretrained(checkpoint, dtype=torch.float32)
+    with torch.inference_mode():
+        expected = [model(torch.tensor([text])).last_hidden_state[0].mean(0) for text in texts]
+    engine = load()
+    engine.generate(texts[1:2], GREEDY)  # leaves a prefix that must not be taken
+    for got, wanted in zip(_embed(engine, texts), expected, strict=True):
+        np.testing.assert_allclose(got, wanted.numpy(), atol=1e-4)
+
+
+def test_embedding_beside_generation_changes_neither(load: Load) -> None:
+    engine = load()
+    text, prompt = _prompt(1, 70), _prompt(2, 40)
+    [alone] = _embed(engine, [text])
+    engine.add_request("generation", prompt, GREEDY)
+    engine.step()
+    engine.add_embedding("embedding", text)
+    outputs = []
+    while engine.has_unfinished:
+        outputs += engine.step()
+    [embedding] = [one.embedding for one in outputs if one.embedding is not None]
+    np.testing.assert_allclose(embedding, alone, atol=1e-5)
+    generated = [one for one in outputs if one.request_id == "generation"]
+    assert GenerationResult.join(generated).finish_reason == "length"
+
+
+def test_embedding_that_is_too_long_is_refused(engine: LLMEngine) -> None:
+    with pytest.raises(PromptTooLongError, match="the text has 129 tokens, the model takes 128"):
+        engine.add_embedding("a", _prompt(1, 129))
+
+
+def test_prompt_of_many_requests_is_computed_once(load: Load, observer: RecordingObserver) -> None:
+    engine = load(observer)
+    prompt = _prompt(1, 100)
+    params = [SamplingParams(max_tokens=12, seed=seed, ignore_eos=True) for seed in range(4)]
+    results = engine.generate([prompt] * 4, params)
+    assert results == [_alone(load, prompt, one) for one in params]
+    assert [cached for _, cached in observer.named("scheduled")] == [0, 96, 96, 96]
 
 
 def test_conversation_reuses_its_own_answers(load: Load) -> None:
@@ -294,7 +354,7 @@ def test_failed_step_ends_its_own_rows_and_the_engine_goes_on(
     good = _prompt(2, 3)
     engine.add_request("bad", _prompt(1, 9), GREEDY)
     engine.add_request("good", good, GREEDY)
-    engine._sequences["bad"].token_ids[4] = 10**6  # no such row of the embedding table
+    engine._requests.get("bad").token_ids[4] = 10**6  # no such row of the embedding table
     results = _run(engine)
     assert results["bad"] == GenerationResult("", (), "error")
     assert results["good"] == _alone(load, good, GREEDY)
@@ -306,7 +366,7 @@ def test_failed_step_keeps_no_prefix(load: Load) -> None:
     engine = load()
     prompt = _prompt(1, 60)
     engine.add_request("bad", prompt, GREEDY)
-    engine._sequences["bad"].token_ids[50] = 10**6  # in the second chunk
+    engine._requests.get("bad").token_ids[50] = 10**6  # in the second chunk
     _run(engine)
     engine.add_request("again", prompt, GREEDY)
     outputs = []
@@ -388,8 +448,8 @@ def test_random_arrivals_and_aborts_change_no_answer(load: Load, seed: int) -> N
         if waiting and random_.random() < 0.4:
             name = waiting.pop(0)
             engine.add_request(name, *requests[name])
-        if random_.random() < 0.05 and engine._sequences:
-            aborted.add(victim := random_.choice(list(engine._sequences)))
+        if random_.random() < 0.05 and engine._requests:
+            aborted.add(victim := random_.choice([one.seq_id for one in engine._requests]))
             engine.abort_request(victim)
         for output in engine.step():
             outputs[output.request_id].append(output)

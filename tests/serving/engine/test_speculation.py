@@ -1,0 +1,68 @@
+import pytest
+
+from serving.engine.sampling_params import SamplingParams
+from serving.engine.sequence import Sequence
+from serving.engine.speculation import Drafter, worthwhile_length
+from serving.engine.step_times import StepTimes
+from tests.serving.engine.conftest import make_sequence
+
+
+@pytest.mark.parametrize(
+    ("hit_rate", "price", "longest", "expected"),
+    [
+        (0.5, 0.2, 8, 2),  # 0.5 and 0.25 are above the price, 0.125 is not
+        (0.9, 0.2, 8, 8),
+        (0.9, 0.5, 8, 6),
+        (1.0, 0.9, 5, 5),
+        (0.3, 0.3, 8, 0),
+        (0.0, 0.0, 8, 0),
+        (0.9, 0.2, 0, 0),
+    ],
+)
+def test_worthwhile_length_ends_where_a_draft_costs_more_than_it_gives(
+    hit_rate: float, price: float, longest: int, expected: int
+) -> None:
+    assert worthwhile_length(hit_rate, price, longest) == expected
+
+
+def _times(price: float, rows: int = 1) -> StepTimes:
+    times = StepTimes(2.5)
+    times.record(1.0, num_decoding=rows, num_prompt_tokens=0, num_drafts=0)
+    times.record(1.0 + price / rows, num_decoding=rows, num_prompt_tokens=0, num_drafts=1)
+    return times
+
+
+def _sequence(max_tokens: int = 20) -> Sequence:
+    return make_sequence([1, 2, 3, 4, 5, 6, 1, 2, 3], SamplingParams(max_tokens=max_tokens))
+
+
+def test_draft_is_as_long_as_it_pays() -> None:
+    sequence = _sequence()
+    assert Drafter(_times(0.2), 8).draft([sequence], 30, 30) == {sequence: [4, 5]}
+
+
+@pytest.mark.parametrize(
+    ("longest", "budget", "widest", "max_tokens"),
+    [(1, 30, 30, 20), (8, 1, 30, 20), (8, 30, 1, 20), (8, 30, 30, 2)],
+)
+def test_draft_keeps_every_limit(longest: int, budget: int, widest: int, max_tokens: int) -> None:
+    sequence = _sequence(max_tokens)
+    drafts = Drafter(_times(0.1), longest).draft([sequence], budget, widest)
+    assert drafts == {sequence: [4]}
+
+
+def test_draft_shares_the_budget_of_the_step() -> None:
+    first, second, third = _sequence(), _sequence(), _sequence()
+    drafts = Drafter(_times(0.2, rows=3), 8).draft([first, second, third], 3, 30)
+    assert drafts == {first: [4, 5], second: [4]}
+
+
+def test_draft_that_costs_a_token_is_never_made_until_its_price_is_doubted() -> None:
+    times = _times(1.1)
+    drafter = Drafter(times, 8)
+    sequence = _sequence()
+    assert drafter.draft([sequence], 30, 30) == {}
+    assert sequence.draft_table is None, "nothing was looked up"
+    for _ in range(1000):
+        drafter.draft([sequence], 30, 30)
+    assert drafter.draft([sequence], 30, 30) != {}
