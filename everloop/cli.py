@@ -8,7 +8,6 @@ drift found).
 import os
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -22,8 +21,10 @@ from everloop.cli_options import (
     open_home,
     read_run,
     report,
+    report_version,
 )
 from everloop.cli_store import feedback, models
+from everloop.cli_train import evaluate, train
 from everloop.errors import EverloopError
 from everloop.settings import Settings
 
@@ -46,17 +47,11 @@ app.add_typer(models, name="models")
 app.add_typer(feedback, name="feedback")
 app.add_typer(drift, name="drift")
 app.add_typer(loop, name="loop")
+app.command()(train)
+app.command("eval")(evaluate)
 app.command("import")(import_folder)
 
 DEFAULT_URL = "http://127.0.0.1:3000/v1"
-
-
-class Method(StrEnum):
-    """What `everloop train` does."""
-
-    BOTH = "both"
-    PRETRAIN = "pretrain"
-    SFT = "sft"
 
 
 @app.command()
@@ -105,28 +100,11 @@ def tokenizer_train(
 
 
 @app.command()
-def train(
-    run: Annotated[str, typer.Argument(help="Name of the run.")] = "base",
-    method: Annotated[Method, typer.Option(help="What to do, in this order.")] = Method.BOTH,
-    home: HomeOption = None,
-    config: ConfigOption = None,
-    override: SetOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Pre-train a Transformer on the newest dataset, then tune it on question-answer pairs."""
-    from everloop.lifecycle import train_run
-    from everloop.progress import progress_bar
-
-    with progress_bar() as progress:
-        checkpoint = train_run(
-            open_home(home), read_run(config, override), run, method.value, progress
-        )
-    report({"checkpoint": checkpoint.path, **checkpoint.metrics}, as_json)
-
-
-@app.command()
 def export(
     run: Annotated[str, typer.Argument(help="Name of the run, or a checkpoint folder.")] = "base",
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, int8, int4 or auto [export.precision].")
+    ] = None,
     home: HomeOption = None,
     config: ConfigOption = None,
     override: SetOption = None,
@@ -134,11 +112,15 @@ def export(
 ) -> None:
     """Turn a checkpoint into a verified ONNX model version and save it."""
     from everloop.lifecycle import export_version, find_checkpoint
+    from everloop.progress import progress_bar
 
     folder = open_home(home)
+    chosen = [f'export.precision="{precision}"'] if precision else []
+    settings = read_run(config, [*(override or []), *chosen])
     checkpoint = find_checkpoint(folder, run)
-    version = export_version(folder, read_run(config, override), checkpoint)
-    report({"model_version": version.tag, **version.manifest.export.model_dump()}, as_json)
+    with progress_bar() as progress:
+        version = export_version(folder, settings, checkpoint, progress)
+    report_version(version, as_json)
 
 
 @app.command()

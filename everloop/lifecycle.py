@@ -1,20 +1,18 @@
 """From raw text to a saved model version, step by step; the store remembers what each step made.
 
-dataset -> tokenizer and shards -> pre-training -> fine-tuning -> export. A step takes the newest
+dataset -> tokenizer and shards -> training (train_runs.py) -> export. A step takes the newest
 result of the step before it, so the verbs of the command line can be called one after the other.
 """
 
 import json
 import tempfile
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from rich.progress import Progress
 from tokenizers import Tokenizer
 
 from everloop.errors import ArtifactError, NotFoundError
-from everloop.manifest import DatasetRef
 from everloop.progress import counter
 from everloop.records import DatasetInfo
 from everloop.registry import ModelVersion, Registry
@@ -22,13 +20,11 @@ from everloop.settings import Home, RunFile
 from feedback.store.datasets import DatasetVersion
 from feedback.store.store import open_store
 from training.checkpoint import Checkpoint, read_checkpoint
-from training.config import ModelConfig, PretrainConfig, SftConfig
 from training.dataset import DataConfig, build_dataset, read_info, read_rows
 from training.export.config import ExportConfig
 from training.shards import ShardInfo, TokenShard, write_shards
 from training.tokenizer import TokenizerConfig, train_tokenizer
 
-Method = Literal["pretrain", "sft", "both"]
 EXPORT_WINDOWS = 64  # validation windows on which the precisions are compared
 
 
@@ -75,48 +71,14 @@ def prepare_tokens(home: Home, run: RunFile, dataset: DatasetInfo) -> ShardInfo:
     return write_shards(read_rows(rows), tokenizer, home.shards / dataset.id, dataset.id)
 
 
-def train_run(
-    home: Home, run: RunFile, name: str, method: Method, progress: Progress | None = None
-) -> Checkpoint:
-    """Pre-train on the newest dataset, tune on its conversations, or both in a row."""
-    from training.pretrain import pretrain
-    from training.tune import fine_tune
-
-    model, pretraining = run.table("model", ModelConfig), run.table("pretrain", PretrainConfig)
-    tuning = run.table("sft", SftConfig)
-    dataset = newest_dataset(home)
-    base = home.runs / f"{name}-pretrain"
-    if method != "sft":
-        checkpoint = pretrain(
-            home.shards / dataset.id,
-            home.tokenizers / dataset.id,
-            base,
-            model,
-            pretraining,
-            datasets=[_reference(dataset, "pretrain")],
-            progress=progress,
-        )
-    if method != "pretrain":
-        rows = list(read_rows(home.data / dataset.id))
-        checkpoint = fine_tune(
-            base / "checkpoint",
-            [row for row in rows if row.split == "train"],
-            [row for row in rows if row.split == "validation" and row.messages is not None],
-            home.runs / f"{name}-sft",
-            tuning,
-            datasets=[_reference(dataset, "sft")],
-            progress=progress,
-        )
-    return checkpoint
-
-
 def find_checkpoint(home: Home, name: str) -> Checkpoint:
     """The last checkpoint of a run by its name, or of a folder by its path.
 
     Raises:
         ArtifactError: neither a run nor a checkpoint folder has this name, or a file was changed.
     """
-    for folder in (home.runs / f"{name}-sft", home.runs / f"{name}-pretrain", home.runs / name):
+    methods = ("-dpo", "-kto", "-sft", "-pretrain", "")
+    for folder in (home.runs / f"{name}{method}" for method in methods):
         if (folder / "checkpoint").is_dir():
             return read_checkpoint(folder / "checkpoint")
     if (Path(name) / "config.json").is_file():
@@ -145,7 +107,9 @@ def checkpoint_of(home: Home, version: ModelVersion) -> Checkpoint:
     )
 
 
-def export_version(home: Home, run: RunFile, checkpoint: Checkpoint) -> ModelVersion:
+def export_version(
+    home: Home, run: RunFile, checkpoint: Checkpoint, progress: Progress | None = None
+) -> ModelVersion:
     """Export a checkpoint, save it in the model store and record it."""
     from training.export import export_checkpoint
 
@@ -159,6 +123,7 @@ def export_version(home: Home, run: RunFile, checkpoint: Checkpoint) -> ModelVer
             golden_prompts=_golden_prompts(checkpoint, windows),
             evaluation=checkpoint.metrics,
             staging=Path(staging),
+            progress=progress,
         )
         version = Registry(home).save(folder)
     store = open_store(home.database_url)
@@ -198,7 +163,3 @@ def _golden_prompts(checkpoint: Checkpoint, windows: np.ndarray) -> list[str]:
     tokenizer = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
     starts = windows[:: max(1, len(windows) // 4), :24]
     return [tokenizer.decode(list(map(int, start))) for start in starts[:4]]
-
-
-def _reference(dataset: DatasetInfo, use: Literal["pretrain", "sft"]) -> DatasetRef:
-    return DatasetRef(id=dataset.id, merkle_root=dataset.merkle_root, rows=dataset.rows, use=use)

@@ -8,7 +8,8 @@ from pathlib import Path
 import openai
 import pytest
 
-from everloop.lifecycle import build_data, export_version, prepare_tokens, train_run
+from everloop.lifecycle import build_data, export_version, prepare_tokens
+from everloop.train_runs import train_run
 from everloop.registry import ModelVersion
 from everloop.settings import Home, RunFile
 from everloop.supervisor import terminate

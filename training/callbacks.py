@@ -12,6 +12,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from training.schedule import Budget
 
+_HISTORY = {
+    "loss": "train_loss",
+    "eval_loss": "val_loss",
+    "eval_rewards/accuracies": "val_accuracy",
+}
 # A save writes little; this covers it and the writing of the result.
 SAVE_SECONDS = 1.0
 
@@ -62,7 +67,10 @@ class BudgetCallback(TrainerCallback):
 
 
 class HistoryCallback(TrainerCallback):
-    """Writes each logged loss as one line: step, tokens, seconds and train_loss or val_loss."""
+    """Writes each logged loss as one line: step, tokens, seconds and train_loss or val_loss.
+
+    DPO's validations also say in which share of the pairs the approved answer wins.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -138,11 +146,7 @@ class _Speed:
 
 
 def _history_line(entry: Mapping[str, float], step: int) -> str:
-    losses = {
-        name: entry[key]
-        for key, name in (("loss", "train_loss"), ("eval_loss", "val_loss"))
-        if key in entry
-    }
+    losses = {name: entry[key] for key, name in _HISTORY.items() if key in entry}
     if not losses:
         return ""
     line = {"step": step, "tokens": entry.get("tokens"), "seconds": entry.get("seconds"), **losses}

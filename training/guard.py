@@ -5,10 +5,10 @@ from collections import deque
 
 from everloop.errors import EverloopError
 
-# The mean over this many steps is compared with the least one so far. A single bad batch moves it
+# The mean over this many steps is compared with the least one so far. A single bad step moves it
 # little; a run whose learning rate is too high passes the limit within some tens of steps.
 WINDOW = 20
-FACTOR, MARGIN = 2.0, 0.5
+FACTOR, MARGIN = 2.0, 1.0
 
 
 class DivergedError(EverloopError):
@@ -24,9 +24,9 @@ class DivergedError(EverloopError):
 
 
 class LossGuard:
-    """Watches the training loss of every batch.
+    """Watches the training loss of every optimizer step.
 
-    With means of 4.0 at best, a mean above 2 x 4.0 + 0.5 = 8.5 ends the run.
+    With means of 4.0 at best, a mean above 2 x 4.0 + 1 = 9 ends the run.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class LossGuard:
         self._least = math.inf
 
     def check(self, loss: float, step: int) -> None:
-        """Take the loss of one batch.
+        """Take the loss of one step.
 
         Raises:
             DivergedError: the run is lost.
@@ -49,7 +49,7 @@ class LossGuard:
         self._least = min(self._least, mean)
         if mean > FACTOR * self._least + MARGIN:
             raise DivergedError(
-                f"training: the mean loss of {WINDOW} batches rose from {self._least:.3f} to "
+                f"training: the mean loss of {WINDOW} steps rose from {self._least:.3f} to "
                 f"{mean:.3f} at step {step}. {remedy}",
                 step,
             )

@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from everloop.errors import ArtifactError
+from training.pretrained import quiet_transformers
 from training.rnn import RnnConfig, register
 
 
@@ -27,9 +28,14 @@ def load_network(folder: Path, *, device: str = "cpu") -> PreTrainedModel:
     if kind != RnnConfig.model_type:
         settings["attn_implementation"] = "eager" if device == "cpu" else "sdpa"
     try:
-        network, report = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, **settings
-        )
+        with quiet_transformers():
+            network, report = AutoModelForCausalLM.from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+                **settings,
+            )
     except (OSError, RuntimeError, ValueError) as error:
         raise ArtifactError(
             f"{folder} cannot be loaded as a {kind} model ({str(error).splitlines()[0]}). Its "

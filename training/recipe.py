@@ -5,6 +5,7 @@ a stop when the loss diverges, states that are whole or not there. The loop is t
 """
 
 import logging
+import math
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
@@ -53,6 +54,8 @@ class RecipeMixin:
     budget: Budget
     tokens_per_step: float
     guard: LossGuard
+    step_loss: float
+    accelerator: Any
 
     def equip(
         self, recipe: OptimizerConfig, rates: LearningRates, budget: Budget, tokens_per_step: float
@@ -60,7 +63,7 @@ class RecipeMixin:
         """Set what the run is to do."""
         self.recipe, self.rates, self.budget = recipe, rates, budget
         self.tokens_per_step = tokens_per_step
-        self.guard = LossGuard()
+        self.guard, self.step_loss = LossGuard(), 0.0
 
     def create_optimizer(self, model: Any = None) -> Optimizer:
         """The optimizer of the recipe."""
@@ -99,8 +102,11 @@ class RecipeMixin:
             DivergedError: the loss is not finite, or far worse than it was.
         """
         loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
-        mean = mean_over_processes(loss.item() * self.recipe.grad_accum_steps)
-        self.guard.check(mean, self.state.global_step + 1)
+        # The batches of a step give parts of its mean loss.
+        self.step_loss += loss.item()
+        if self.accelerator.sync_gradients or not math.isfinite(self.step_loss):
+            mean, self.step_loss = mean_over_processes(self.step_loss), 0.0
+            self.guard.check(mean, self.state.global_step + 1)
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -4,6 +4,7 @@ A method says what it trains, on what, with which trainer (`Job`); the frame doe
 that was interrupted continues from its last saved state, a finished one is returned as it is.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,12 +64,16 @@ def carry_out(job: Job, run: Path, progress: Progress | None) -> Checkpoint:
     with open_run(run, job.settings) as opened, training_session(config.num_threads):
         if opened.finished is not None:
             return opened.finished
+        cpu_before = time.process_time()
         trainer = job.make_trainer(opened, budget)
         prepare(trainer, opened, job.title, progress)
         metrics = job.add_metrics(train(trainer, opened))
+        network = _plain(trainer.model)
+        metrics["parameters"] = float(network.num_parameters())
+        metrics["cpu_seconds"] = round(time.process_time() - cpu_before, 1)
 
         def write(folder: Path) -> None:
-            _plain(trainer.model).save_pretrained(folder)
+            network.save_pretrained(folder)
             job.tokenizer.copy_to(folder)
             write_sidecar(
                 folder,

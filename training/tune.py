@@ -172,7 +172,7 @@ def _lora(config: TuneConfig, network: PreTrainedModel) -> LoraConfig | None:
 def _arguments(config: TuneConfig, run: RunFolder, budget: Budget) -> dict[str, Any]:
     return {
         **trainer_arguments(config, run, budget),
-        "gradient_checkpointing": False,
+        "activation_checkpointing": False,
         "remove_unused_columns": False,
     }
 

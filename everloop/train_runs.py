@@ -1,0 +1,162 @@
+"""Train, evaluate and compare by name, within a home folder. Wiring only.
+
+A run's folder is called after its name and its method: `base-pretrain`, `base-sft`, `base-kto`. A
+method that starts from a checkpoint takes the last one of the same name, or the one it is given.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from rich.progress import Progress
+
+from everloop.errors import ArtifactError
+from everloop.lifecycle import find_checkpoint, newest_dataset
+from everloop.manifest import DatasetRef
+from everloop.records import DatasetInfo, DatasetRow
+from everloop.settings import Home, RunFile
+from training.checkpoint import Checkpoint
+from training.config import (
+    DpoConfig,
+    KtoConfig,
+    ModelConfig,
+    PretrainConfig,
+    SftConfig,
+    TuneConfig,
+)
+from training.dataset import read_rows
+from training.shards import read_shard_info
+from training.tokens import TokenizerFolder
+
+Method = Literal["pretrain", "sft", "kto", "dpo", "both"]
+
+_TUNING: dict[str, type[TuneConfig]] = {"sft": SftConfig, "kto": KtoConfig, "dpo": DpoConfig}
+# What a method starts from, the first that is there.
+_PARENTS = {"sft": ("pretrain",), "kto": ("sft", "pretrain"), "dpo": ("sft", "pretrain")}
+# What tells how well a method went: conversations alone, since replayed texts are many and long.
+_HELD_KINDS = {"sft": ("chat",), "kto": ("rated", "preference"), "dpo": ("preference",)}
+
+
+def train_run(
+    home: Home,
+    run: RunFile,
+    name: str,
+    method: Method,
+    *,
+    parent: str | None = None,
+    progress: Progress | None = None,
+) -> Checkpoint:
+    """Train on the newest dataset by one method; `both` is pretrain, then sft.
+
+    Args:
+        name: of the run.
+        parent: run or checkpoint folder to start from.
+        progress: where to show bars.
+
+    Raises:
+        NotFoundError: there is no dataset yet.
+        ArtifactError: there is nothing to start from.
+    """
+    dataset = newest_dataset(home)
+    start = None if parent is None else find_checkpoint(home, parent).path
+    if method in ("pretrain", "both"):
+        checkpoint = _pretrain(home, run, name, dataset, start, progress)
+        if method == "pretrain":
+            return checkpoint
+        start, method = checkpoint.path, "sft"
+    return _tune(home, run, name, method, dataset, start or _parent(home, name, method), progress)
+
+
+def describe_run(home: Home, run: RunFile, method: Method) -> str:
+    """One line about what a run will train, with the widths and rates that follow from its size.
+
+    Raises:
+        NotFoundError: there is no dataset yet.
+    """
+    from training.models import describe
+
+    if method not in ("pretrain", "both"):
+        return f"{method} on {newest_dataset(home).id}"
+    info = read_shard_info(home.shards / newest_dataset(home).id)
+    vocabulary = TokenizerFolder.read(home.tokenizers / info.dataset_id).vocab_size
+    return describe(
+        run.table("model", ModelConfig), run.table("pretrain", PretrainConfig), vocabulary
+    )
+
+
+def _pretrain(
+    home: Home,
+    run: RunFile,
+    name: str,
+    dataset: DatasetInfo,
+    parent: Path | None,
+    progress: Progress | None,
+) -> Checkpoint:
+    from training.pretrain import pretrain
+
+    return pretrain(
+        home.shards / dataset.id,
+        home.tokenizers / dataset.id,
+        home.runs / f"{name}-pretrain",
+        run.table("model", ModelConfig),
+        run.table("pretrain", PretrainConfig),
+        parent=parent,
+        datasets=[_reference(dataset, "pretrain")],
+        progress=progress,
+    )
+
+
+def _tune(
+    home: Home,
+    run: RunFile,
+    name: str,
+    method: str,
+    dataset: DatasetInfo,
+    parent: Path,
+    progress: Progress | None,
+) -> Checkpoint:
+    from training.tune import fine_tune
+
+    rows = list(read_rows(home.data / dataset.id))
+    learnt = _kinds(method)
+    return fine_tune(
+        parent,
+        [row for row in rows if row.split == "train" and row.kind in learnt],
+        [row for row in rows if row.split == "validation" and row.kind in _HELD_KINDS[method]],
+        home.runs / f"{name}-{method}",
+        run.table(method, _TUNING[method]),
+        datasets=[_reference(dataset, "sft")],
+        progress=progress,
+    )
+
+
+def _kinds(method: str) -> Sequence[str]:
+    return ("chat", "text") if method == "sft" else _HELD_KINDS[method]
+
+
+def _parent(home: Home, name: str, method: str) -> Path:
+    for before in _PARENTS[method]:
+        folder = home.runs / f"{name}-{before}" / "checkpoint"
+        if folder.is_dir():
+            return folder
+    raise ArtifactError(
+        f"{method} starts from a checkpoint, and run {name} has none yet. Train one with: everloop "
+        f"train {name} --method pretrain, or name another with --from."
+    )
+
+
+def _reference(dataset: DatasetInfo, use: Literal["pretrain", "sft"]) -> DatasetRef:
+    return DatasetRef(id=dataset.id, merkle_root=dataset.merkle_root, rows=dataset.rows, use=use)
+
+
+def held_out_rows(home: Home, limit: int) -> list[DatasetRow]:
+    """Validation rows of the newest dataset, evenly spread over it, so many of each kind."""
+    rows = [
+        row for row in read_rows(home.data / newest_dataset(home).id) if row.split == "validation"
+    ]
+    chosen = []
+    for kind in dict.fromkeys(row.kind for row in rows):
+        same = [row for row in rows if row.kind == kind]
+        step = max(1, len(same) // limit)
+        chosen += same[::step][:limit]
+    return chosen

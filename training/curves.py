@@ -1,0 +1,68 @@
+"""Read the curves of a run: points from history.jsonl, and in words whether it overfits."""
+
+import json
+from pathlib import Path
+
+from everloop.records import Record
+
+# A validation loss that ends so much above its best, relative, while the training loss fell.
+OVERFIT_RISE = 0.005
+# A best validation in the last part of the run, with this relative gain over it, is not the end.
+STILL_FALLING = 0.003
+
+
+class Point(Record):
+    """One line of history.jsonl."""
+
+    step: int
+    tokens: float | None = None
+    seconds: float | None = None
+    train_loss: float | None = None
+    val_loss: float | None = None
+    val_accuracy: float | None = None
+
+
+def read_curves(path: Path) -> list[Point]:
+    """Read the points of a run, in order."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [Point.model_validate(json.loads(line)) for line in lines]
+
+
+def verdict(points: list[Point]) -> str:
+    """Say in a sentence how the run went.
+
+    With validation losses 3.0, 2.5, 2.4, 2.6 and training losses that fell from 2.3 to 1.9 after
+    the best validation, the run overfits from there on.
+    """
+    validations = [(point.step, point.val_loss) for point in points if point.val_loss is not None]
+    training = [(point.step, point.train_loss) for point in points if point.train_loss is not None]
+    if len(validations) < 2:
+        return "The run was validated too seldom to say whether it overfits."
+    best_step, best = min(validations, key=lambda item: item[1])
+    last_step, last = validations[-1]
+    before = _mean([loss for step, loss in training if step <= best_step][-3:])
+    after = _mean([loss for step, loss in training if step > best_step][-3:])
+    if last > best * (1 + OVERFIT_RISE):
+        if after is not None and before is not None and after < before:
+            return (
+                f"The run overfits: after step {best_step} the validation loss rose from "
+                f"{best:.3f} to {last:.3f} while the training loss fell from {before:.3f} to "
+                f"{after:.3f}. The weights of step {best_step} were kept; more data or dropout "
+                "would help, more training would not."
+            )
+        return (
+            f"The validation loss rose from {best:.3f} at step {best_step} to {last:.3f} and the "
+            "training loss with it: lower learning rates would be steadier. The best weights "
+            "were kept."
+        )
+    earlier = [loss for step, loss in validations if step <= 0.8 * last_step]
+    if earlier and min(earlier) > best * (1 + STILL_FALLING):
+        return (
+            f"The validation loss was still falling at the end ({best:.3f} at step {best_step}): "
+            "a larger budget should help."
+        )
+    return f"The validation loss has settled at {best:.3f}: the run is neither short nor overfit."
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None

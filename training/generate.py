@@ -1,0 +1,48 @@
+"""Prompts and greedy answers for reports and tasks; serving has an engine of its own."""
+
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from training.tokenizer import encode_plain
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str, *, as_chat: bool) -> list[int]:
+    """Encode a prompt as plain text, or as a user's question that awaits its answer."""
+    if not as_chat:
+        return [int(tokenizer.bos_token_id), *encode_plain(tokenizer.backend_tokenizer, [text])[0]]
+    encoding: Any = tokenizer.apply_chat_template(
+        [{"role": "user", "content": text}],
+        tokenize=True,
+        return_dict=True,
+        add_generation_prompt=True,
+    )
+    return list(encoding["input_ids"])
+
+
+def generate(
+    network: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: list[int],
+    *,
+    max_new_tokens: int,
+) -> str:
+    """Continue a prompt greedily; a prompt that is too long loses its beginning.
+
+    Returns:
+        The new text, without end marks.
+    """
+    room = network.config.max_position_embeddings - max_new_tokens
+    ids = torch.tensor([prompt[-max(1, room) :]])
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=network.config.eos_token_id,
+        pad_token_id=network.config.pad_token_id,
+    )
+    with torch.inference_mode():
+        output = network.generate(
+            ids, attention_mask=torch.ones_like(ids), generation_config=settings
+        )
+    return str(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)).strip()
