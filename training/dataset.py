@@ -11,7 +11,6 @@ import hashlib
 import platform
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 from pydantic import Field
 
@@ -115,7 +114,7 @@ def build_dataset(
         with reporting(work, progress):
             is_done = stages.run()
         if not is_done:
-            raise RefusedError(_submitted(stages, work))
+            raise RefusedError(_submitted(stages))
         try:
             info = _write(config, home, stages)
         except DataError:
@@ -224,9 +223,10 @@ def _check_rows(writer: DatasetWriter, config: DataConfig) -> None:
                 )
 
 
-def _submitted(stages: Stages, work: Path) -> str:
+def _submitted(stages: Stages) -> str:
     done = ", ".join(f"{name} {count}" for name, count in stages.done_tasks().items())
+    job = stages.submitted.read_text(encoding="utf-8").strip()
     return (
-        f"the cleaning runs on Slurm (tasks done: {done}; work folder {work}). Run the same "
-        "command again when its jobs are over."
+        f"the cleaning runs on Slurm, its last job is {job} (tasks done: {done}). Run the same "
+        f"command again when it is over; to submit it anew, delete {stages.submitted}."
     )

@@ -65,9 +65,15 @@ class Stages:
             if executor.kind != "slurm":
                 run_stage(before, executor)
         assert before is not None
-        if executor.kind == "slurm":
+        if executor.kind == "slurm" and not self.submitted.exists():
             run_stage(before, executor)  # submits those that it depends on first
+            self.submitted.write_text(f"{before.job_id}\n", encoding="utf-8")
         return not before.get_incomplete_ranks(skip_completed=True)
+
+    @property
+    def submitted(self) -> Path:
+        """Holds the number of the last Slurm job; without it, the stages are submitted again."""
+        return self.folder / "submitted"
 
     def done_tasks(self) -> dict[str, int]:
         """How many tasks of each stage are completed."""
