@@ -91,11 +91,9 @@ class ReplyCache:
             )
         return kept.messages
 
-    def end(self, name: _Name, messages: list[Message] | None) -> None:
-        """Keep the reply to a request, or forget that it was made."""
-        kept = self._kept.pop(name, None)
-        if kept is None or messages is None:
-            return
+    def end(self, name: _Name, messages: list[Message]) -> None:
+        """Keep the reply to a request, unless it is larger than all may be."""
+        kept = self._kept.pop(name)
         kept.messages, kept.is_complete = messages, True
         kept.expires = self._clock() + self._seconds
         if kept.size > self._max_bytes:
@@ -104,6 +102,11 @@ class ReplyCache:
         self._size += kept.size
         while self._size > self._max_bytes:
             self._drop(next(name for name, kept in self._kept.items() if kept.is_complete))
+
+    def forget(self, name: _Name) -> None:
+        """Free the place of a request that ended without a reply to keep."""
+        if name in self._kept and not self._kept[name].is_complete:
+            del self._kept[name]
 
     def _expire(self) -> None:
         now, old = self._clock(), []
@@ -164,18 +167,24 @@ class Idempotency:
             return {"type": "http.request", "body": body, "more_body": False}
 
         async def send_kept(message: Message) -> None:
-            await send(message)
             messages.append(message)
+            if _is_last(message) and _is_good(messages[0], scope):
+                cache.end(name, messages)  # before the client has it and may ask again
+            await send(message)
 
-        reply = None
         try:
             await self._app(scope, receive_again, send_kept)
-            is_good = messages and messages[0].get("status") == 200
-            # A stream may have failed after its status was sent.
-            if is_good and facts_of(scope).status is None:
-                reply = messages
         finally:
-            cache.end(name, reply)
+            cache.forget(name)
+
+
+def _is_last(message: Message) -> bool:
+    return message["type"] == "http.response.body" and not message.get("more_body", False)
+
+
+def _is_good(start: Message, scope: Scope) -> bool:
+    # A stream may have failed after its status was sent.
+    return bool(start.get("status") == 200 and facts_of(scope).status is None)
 
 
 async def _replay(messages: list[Message], send: Send) -> None:

@@ -7,16 +7,10 @@ import openai
 import pytest
 from starlette.applications import Starlette
 
-from serving.engine.async_engine import AsyncEngine
-from serving.engine.config import EngineConfig
 from serving.openai_api.app import create_app
 from serving.openai_api.config import ServerConfig
 from tests.serving.conftest import make_client
 from tests.serving.fakes import MemoryRecorder, ObserverLog, live_server
-
-ENGINE = EngineConfig(
-    num_threads=1, max_num_seqs=4, max_num_batched_tokens=64, max_queue=64, max_memory_bytes=2**30
-)
 
 
 @pytest.fixture(scope="session")
@@ -26,12 +20,17 @@ def real_recorder() -> MemoryRecorder:
 
 @pytest.fixture(scope="session")
 def real_app(real_recorder: MemoryRecorder, tmp_path_factory: pytest.TempPathFactory) -> Starlette:
+    from serving.engine.async_engine import AsyncEngine
+    from serving.engine.config import EngineConfig
     from tests.tiny_model import make_tiny_version
 
+    config = EngineConfig(
+        num_threads=1, max_num_seqs=4, max_num_batched_tokens=64, max_memory_bytes=2**30
+    )
     folder = make_tiny_version(
         tmp_path_factory.mktemp("embedding"), embeddings=True, max_model_len=640, seed=3
     )
-    engine = AsyncEngine(ENGINE)
+    engine = AsyncEngine(config)
     app = create_app(
         engine, real_recorder, ObserverLog(), lambda accept: (b"", "text/plain"), ServerConfig()
     )
