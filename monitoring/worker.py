@@ -19,6 +19,7 @@ from feedback.store import open_store
 from monitoring.drift import drift_report, split_windows
 from monitoring.drift_metrics import DriftMetrics
 from monitoring.drift_report import DriftConfig, DriftReport
+from monitoring.training_metrics import TrainingCollector
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ def run_monitor(
     """
     registry = CollectorRegistry()
     metrics = DriftMetrics(registry)
+    registry.register(TrainingCollector(home.runs))
     try:
         server, thread = start_http_server(port, addr="127.0.0.1", registry=registry)
     except OSError as error:
