@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 
 import httpx
 import openai
@@ -37,6 +38,12 @@ def leave_while_waiting(url, engine) -> None:
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(url + PATH, json=BODY, timeout=0.3, trust_env=False)
     wait_until(lambda: engine.aborted)
+
+
+def outcome(observer) -> tuple[str, bool]:
+    """How the first request ended, and whether it streamed: told after the last byte."""
+    wait_until(lambda: observer.requests)
+    return observer.requests[0][2:]
 
 
 # Records.
@@ -121,6 +128,7 @@ def test_record_failure_without_stream_is_unavailable(client, recorder, observer
     assert caught.value.status_code == 503
     assert caught.value.code == "store_unavailable"
     assert observer.dropped == 1
+    assert wait_until(lambda: observer.requests)
     assert observer.requests == [("chat", "everloop:v20261124101500-abc123", "error", False)]
 
 
@@ -128,7 +136,7 @@ def test_record_failure_in_a_stream_is_an_error_and_no_done(http, recorder, obse
     recorder.failure = StoreError("the store is away")
     *_, last = events(http)
     assert json.loads(last)["error"]["code"] == "store_unavailable"
-    assert observer.requests[0][2:] == ("error", True)
+    assert outcome(observer) == ("error", True)
     assert observer.dropped == 1
 
 
@@ -147,7 +155,7 @@ def test_failure_in_a_stream_is_recorded_with_what_was_said(http, engine, record
     assert (recorder.interactions[0].finish_reason, recorder.interactions[0].answer) == (
         "error", "Hel",
     )  # fmt: skip
-    assert observer.requests[0][2] == "error"
+    assert outcome(observer)[0] == "error"
 
 
 def test_failure_of_our_own_says_nothing_of_its_inside(http, engine):
@@ -184,7 +192,108 @@ class TestTimeout:
         assert reply.json()["error"]["code"] == "timeout"
         assert "retry-after" in reply.headers
         assert len(engine.aborted) == 1
-        assert observer.requests[0][2:] == ("timeout", stream)
+        assert outcome(observer) == ("timeout", stream)
+
+
+class TestSlowFirstToken:
+    @pytest.fixture
+    def config(self) -> ServerConfig:
+        return ServerConfig(keep_alive_seconds=0.05)
+
+    def ask(self, http, engine, received: list[bytes]) -> None:
+        body = BODY | {"stream": True}
+        with http.stream("POST", PATH, json=body) as response:
+            for part in response.iter_raw():
+                received.append(part)
+                if b"".join(received).count(b": keep-alive") == 2:
+                    engine.release()
+
+    def test_comments_keep_the_connection_open(self, http, engine):
+        engine.pieces = [None, "Hel", "lo"]
+        received = []
+        self.ask(http, engine, received)
+        text = b"".join(received).decode()
+        assert text.startswith(": keep-alive\n\n: keep-alive\n\ndata: ")
+        assert text.endswith("data: [DONE]\n\n")
+
+    def test_official_client_reads_past_them(self, client, engine):
+        engine.pieces = [None, "Hel", "lo"]
+        threading.Timer(0.15, lambda: wait_until(lambda: engine.loop) and engine.release()).start()
+        with client.chat.completions.create(model="everloop", messages=ASK, stream=True) as chunks:
+            assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "Hello"
+
+    def test_failure_after_them_is_an_error_event(self, http, engine, recorder):
+        engine.pieces = [None, EngineStoppedError("the engine stopped")]
+        received = []
+        self.ask(http, engine, received)
+        last = b"".join(received).decode().rstrip().split("\n\n")[-1]
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "engine_stopped"
+        assert recorder.interactions[0].finish_reason == "error"
+
+    def test_leaving_during_them_ends_the_generation(self, http, engine, recorder):
+        engine.pieces = [None, "late"]
+        leave_in_the_middle(http, engine)
+        assert wait_until(lambda: recorder.interactions)
+        assert recorder.interactions[0].finish_reason == "abort"
+
+
+# Deadlines.
+
+
+def test_deadline_is_the_servers_or_the_clients_the_earlier(http, engine):
+    start = time.monotonic()
+    http.post(PATH, json=BODY)
+    http.post(PATH, json=BODY, headers={"x-request-timeout": "2.5"})
+    http.post(PATH, json=BODY, headers={"x-request-timeout": "90000"})
+    limits = [deadline - start for deadline in engine.deadlines]
+    assert limits == pytest.approx([600, 2.5, 600], abs=2)
+    assert limits[1] < 5
+
+
+@pytest.mark.parametrize("value", ["", "soon", "0", "-1", "nan", "inf", "1e999"])
+def test_timeout_that_is_no_time_is_refused(http, value):
+    reply = http.post(PATH, json=BODY, headers={"x-request-timeout": value})
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"] == "x-request-timeout"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_request_over_its_time_is_a_timeout(http, engine, recorder, observer, stream):
+    engine.finish_reason = "timeout"
+    engine.pieces = [""]
+    reply = http.post(PATH, json=BODY | {"stream": stream})
+    assert reply.status_code == 504
+    assert reply.json()["error"]["code"] == "timeout"
+    assert reply.headers["x-should-retry"] == "false"
+    assert recorder.interactions[0].finish_reason == "timeout"
+    assert outcome(observer) == ("timeout", stream)
+
+
+def test_stream_over_its_time_ends_with_an_error(http, engine, recorder, observer):
+    engine.finish_reason = "timeout"
+    engine.pieces = ["Hel", ""]
+    *_, last = events(http)
+    assert json.loads(last)["error"]["code"] == "timeout"
+    assert (recorder.interactions[0].finish_reason, recorder.interactions[0].answer) == (
+        "timeout", "Hel",
+    )  # fmt: skip
+    assert outcome(observer) == ("timeout", True)
+
+
+# Who asks.
+
+
+def test_tenant_is_a_pseudonym_of_the_key(http, engine, caplog):
+    for headers in ({}, {"authorization": "Bearer key-1"}, {"authorization": "bearer  key-1"}):
+        http.post(PATH, json=BODY, headers=headers)
+    http.post(PATH, json=BODY, headers={"authorization": "Bearer key-2"})
+    http.post(PATH, json=BODY, headers={"authorization": "Basic key-1"})
+    nobody, one, same, other, basic = engine.tenants
+    assert nobody == basic == ""
+    assert one == same != other
+    assert len(one) == 16
+    assert "key-1" not in one
+    assert one not in caplog.text
 
 
 # Clients that leave.
@@ -198,7 +307,7 @@ def test_leaving_a_stream_ends_the_generation(http, engine, recorder, observer):
     (kept,) = recorder.interactions
     assert (kept.id, kept.finish_reason, kept.answer) == (engine.aborted[0], "abort", "Hel")
     assert kept.completion_tokens == 1
-    assert observer.requests[0][2:] == ("client_abort", True)
+    assert outcome(observer) == ("client_abort", True)
 
 
 def test_leaving_before_the_first_token_ends_the_generation(url, http, engine, recorder):
@@ -215,7 +324,7 @@ def test_leaving_without_stream_ends_the_generation(url, engine, recorder, obser
     leave_while_waiting(url, engine)
     assert wait_until(lambda: observer.requests)
     assert recorder.interactions[0].finish_reason == "abort"
-    assert observer.requests[0][2:] == ("client_abort", False)
+    assert outcome(observer) == ("client_abort", False)
 
 
 def test_leaving_is_answered_499(app, engine):
