@@ -40,6 +40,10 @@ def weight_files(checkpoint: Path) -> list[Path]:
             f"{checkpoint}: {pickles[0]} holds pickled weights, which can run code when they are "
             f"read. Save the model as safetensors ({SINGLE_FILE})."
         )
+    if (checkpoint / "adapter_config.json").is_file():
+        raise ArtifactError(
+            f"{checkpoint} holds an adapter without its model. Merge the two and save the result."
+        )
     raise ArtifactError(f"{checkpoint} is not a checkpoint: {SINGLE_FILE} is missing.")
 
 
@@ -84,9 +88,10 @@ class Weights:
             ArtifactError: the checkpoint has no such tensor, one of another shape, or one of
                 quantized values.
         """
-        if name not in self._files:
+        stored = self._stored(name)
+        if stored is None:
             raise ArtifactError(f"{self._source}: tensor {name} is missing from the weights.")
-        tensor: torch.Tensor = self._files[name].get_tensor(name)
+        tensor: torch.Tensor = self._files[stored].get_tensor(stored)
         if tuple(tensor.shape) != shape:
             raise ArtifactError(
                 f"{self._source}: tensor {name} must have shape {shape}, got {tuple(tensor.shape)}."
@@ -96,13 +101,21 @@ class Weights:
                 f"{self._source}: tensor {name} holds {tensor.dtype} values; supported: "
                 f"{', '.join(map(str, _DTYPES))}. Save the model without quantization."
             )
-        self._taken[name] = tensor.numel()
+        self._taken[stored] = tensor.numel()
         values: np.ndarray = tensor.to(torch.float32).numpy()
         return values
 
     def has(self, name: str) -> bool:
         """Whether the checkpoint holds this tensor."""
-        return name in self._files
+        return self._stored(name) is not None
+
+    def _stored(self, name: str) -> str | None:
+        """The name under which a file holds a tensor, if one does.
+
+        A checkpoint that was saved without its head, as GPT-2's own, leaves out the backbone's
+        name: `wte.weight` instead of `transformer.wte.weight`.
+        """
+        return next((each for each in (name, name.partition(".")[2]) if each in self._files), None)
 
     def refuse_leftovers(self, *ignored: str) -> None:
         """Refuse a checkpoint with tensors that the graph did not use.

@@ -61,6 +61,20 @@ def test_read_architecture_names_what_is_supported(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_rotary_of_older_configs_is_read(tmp_path: Path) -> None:
+    checkpoint = make_tiny_checkpoint(tmp_path, family="llama")
+    change_config(
+        checkpoint,
+        rope_parameters=None,
+        rope_theta=100.0,
+        rope_scaling={"type": "linear", "factor": 2.0},
+    )
+
+    rotary = read_architecture(checkpoint).body.rotaries[""]
+
+    assert rotary.inverse_frequencies[4] == pytest.approx(0.1 / 2)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -94,6 +94,24 @@ def test_take_refuses_quantized_values(tmp_path: Path) -> None:
         weights.take("a", (2,))
 
 
+def test_take_finds_tensors_of_a_backbone_saved_alone(tmp_path: Path) -> None:
+    weights = write(tmp_path, **{"wte.weight": torch.ones(2), "h.0.ln_1.bias": torch.zeros(3)})
+
+    assert weights.take("transformer.wte.weight", (2,)).tolist() == [1.0, 1.0]
+    assert weights.has("transformer.h.0.ln_1.bias")
+    assert not weights.has("transformer.h.1.ln_1.bias")
+    with pytest.raises(ArtifactError, match=r"1 tensors have no place .* is h\.0\.ln_1\.bias"):
+        weights.refuse_leftovers()
+
+
+def test_weight_files_refuses_an_adapter_alone(tmp_path: Path) -> None:
+    save_file({"lora_A": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
+
+    with pytest.raises(ArtifactError, match="holds an adapter without its model"):
+        weight_files(tmp_path)
+
+
 def test_refuse_leftovers_names_the_first_unused_tensor(tmp_path: Path) -> None:
     names = ("used", "head", "x.rotary_emb.inv_freq", "h.0.attn.bias", "adapter.b", "adapter.a")
     weights = write(tmp_path, **{name: torch.zeros(1) for name in names})
