@@ -46,15 +46,14 @@ def sample_rows(rows: list[ScheduledRow], logits: NDArray[np.float32]) -> list[S
 
     Args:
         rows: as they were run, their sequences not yet moved on.
-        logits: (R, V), row after row; changed in place where parameters ask for it.
+        logits: (R, V), row after row; of no use afterwards.
     """
-    likeliest: list[int] = logits.argmax(axis=-1).tolist()
     sampled = []
     start = 0
     for row in rows:
         stop = start + row.num_logits
         try:
-            sampled.append(_sample(row, logits[start:stop], likeliest[start:stop]))
+            sampled.append(_sample(row, logits[start:stop]))
         except EngineError as error:
             # Tokens before the error are right, but a request that cannot go on is of no use.
             sampled.append(SampledRow([], error=error))
@@ -62,15 +61,14 @@ def sample_rows(rows: list[ScheduledRow], logits: NDArray[np.float32]) -> list[S
     return sampled
 
 
-def _sample(row: ScheduledRow, logits: NDArray[np.float32], likeliest: list[int]) -> SampledRow:
+def _sample(row: ScheduledRow, logits: NDArray[np.float32]) -> SampledRow:
     count = row.num_sampled
     first = row.num_logits - count  # logits before are those of prompt tokens
     token_ids: list[int] = []
     logprobs: list[TokenLogprobs] = []
     for place in range(count):
         position = row.sequence.num_completion_tokens + place
-        index = first + place
-        token, found = sampler.choose(logits[index], likeliest[index], row.sequence, position)
+        token, found = sampler.choose(logits[first + place], row.sequence, position)
         token_ids.append(token)
         if found is not None:
             logprobs.append(found)

@@ -12,14 +12,11 @@ from serving.engine.logprobs import token_logprobs
 from serving.engine.sequence import Sequence, TokenLogprobs
 
 
-def choose(
-    logits: Logits, likeliest: int, sequence: Sequence, position: int
-) -> tuple[int, TokenLogprobs | None]:
+def choose(logits: Logits, sequence: Sequence, position: int) -> tuple[int, TokenLogprobs | None]:
     """Choose one token.
 
     Args:
-        logits: (V,); changed in place where the parameters ask for it.
-        likeliest: their argmax.
+        logits: (V,), of no use afterwards.
         sequence: whose token it is; its logits processor knows all tokens before.
         position: index of the token in the completion.
 
@@ -30,13 +27,12 @@ def choose(
         EngineError: there is no largest logit (not a number), or no token is allowed.
     """
     params, processor = sequence.params, sequence.logits_processor
-    peak = logits[likeliest]
+    token = int(logits.argmax())
+    peak = logits[token]
     if not -np.inf < peak < np.inf:
         raise EngineError(f"the model's logits for request {sequence.seq_id} are not finite.")
-    raw, token = logits, likeliest
+    raw = logits if params.logprobs is None else logits.copy()
     if processor is not None:
-        if params.logprobs is not None:
-            raw = logits.copy()
         processor.apply(logits)
         token = int(logits.argmax())
         peak = logits[token]

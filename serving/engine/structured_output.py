@@ -30,6 +30,7 @@ _MAX_TEXT = 1 << 18  # characters of a schema or grammar
 _MAX_COMPILED = 64  # grammars kept per model version
 # A newline and its indentation; without a bound a weak model writes spaces for ever.
 _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,16}"
+_MINUS_INFINITY = np.float32(-np.inf).view(np.int32)
 _ANY_OBJECT = '{"type": "object"}'
 _NAMES = {
     "json_object": "JSON mode",
@@ -56,7 +57,7 @@ class GrammarCompiler:
         self._eos_token_ids = list(eos_token_ids)
         self._lock = threading.Lock()
         self._tokenizer: LLTokenizer | None = None  # made when first needed: it takes a while
-        self._compiled: OrderedDict[StructuredOutput, LLMatcher] = OrderedDict()
+        self._compiled: OrderedDict[StructuredOutput, tuple[LLMatcher, int]] = OrderedDict()
 
     def check(self, structured: StructuredOutput) -> None:
         """Compile a grammar, unless that was done before.
@@ -72,20 +73,22 @@ class GrammarCompiler:
         Raises:
             DataError: see `check`.
         """
-        return GrammarMatcher(self._find(structured).deep_copy(), self._vocab_size)
+        matcher, num_tokens = self._find(structured)
+        return GrammarMatcher(matcher.deep_copy(), num_tokens)
 
-    def _find(self, structured: StructuredOutput) -> LLMatcher:
+    def _find(self, structured: StructuredOutput) -> tuple[LLMatcher, int]:
+        """The first state of a grammar, and how many tokens its masks are for."""
         with self._lock:
-            matcher = self._compiled.get(structured)
-            if matcher is None:
-                matcher = self._compiled[structured] = self._compile(structured)
+            found = self._compiled.get(structured)
+            if found is None:
+                found = self._compiled[structured] = self._compile(structured)
                 if len(self._compiled) > _MAX_COMPILED:
                     self._compiled.popitem(last=False)
             else:
                 self._compiled.move_to_end(structured)
-            return matcher
+            return found
 
-    def _compile(self, structured: StructuredOutput) -> LLMatcher:
+    def _compile(self, structured: StructuredOutput) -> tuple[LLMatcher, int]:
         if len(structured.text) > _MAX_TEXT:
             raise DataError(
                 f"structured: {_NAMES[structured.kind]} has {len(structured.text)} characters, "
@@ -115,15 +118,15 @@ class GrammarCompiler:
         matcher.compute_bitmask()  # some grammars are found too large only here
         if matcher.is_error():
             raise _refusal(structured, matcher.get_error())
-        return matcher
+        return matcher, self._tokenizer.vocab_size
 
 
 class GrammarMatcher:
     """Where one answer stands in its grammar."""
 
-    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
+    def __init__(self, matcher: LLMatcher, num_tokens: int) -> None:
         self._matcher = matcher
-        self._words = np.zeros(vocab_size // 32 + 1, np.uint32)
+        self._words = np.zeros(-(-num_tokens // 32), np.uint32)
         self._seconds_left = _SECONDS_IN_RESERVE
 
     @property
@@ -141,7 +144,11 @@ class GrammarMatcher:
         self._matcher.unsafe_compute_mask_ptr(self._words.ctypes.data, self._words.nbytes)
         self._check(started)
         bits = np.unpackbits(self._words.view(np.uint8), count=logits.size, bitorder="little")
-        np.copyto(logits, -np.inf, where=bits == 0)
+        # 0 for what is allowed and the bits of minus infinity for what is not: without a branch,
+        # a tenth of the time that a masked copy takes where half of the tokens are allowed.
+        bias = np.subtract(bits, 1, dtype=np.int32)
+        bias &= _MINUS_INFINITY
+        logits += bias.view(np.float32)
 
     def accept(self, token_id: int) -> None:
         """Go on by a token.

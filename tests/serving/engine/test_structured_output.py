@@ -180,6 +180,18 @@ def test_tokenizer_whose_tokens_have_no_bytes_is_refused() -> None:
         GrammarCompiler(vocabulary, 10, [0]).check(StructuredOutput("json_object"))
 
 
+@pytest.mark.parametrize("eos_token_ids", [[], [EOS], [EOS, 5]])
+@pytest.mark.parametrize("vocab_size", [259, 288, 289])
+def test_masks_fit_every_number_of_tokens_and_end_tokens(
+    vocab_size: int, eos_token_ids: list[int]
+) -> None:
+    compiler = GrammarCompiler(VOCABULARY, vocab_size, eos_token_ids)
+    matcher = compiler.start(StructuredOutput("regex", "(xy)?"))
+    logits = np.zeros(vocab_size, np.float32)
+    matcher.mask(logits)
+    assert np.flatnonzero(logits == 0).tolist() == sorted([*eos_token_ids, *_tokens("x")])
+
+
 def test_compiled_grammars_are_kept_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(structured_output, "_MAX_COMPILED", 2)
     compiler = GrammarCompiler(VOCABULARY, VOCAB_SIZE, [EOS])
