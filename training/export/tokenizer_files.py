@@ -23,43 +23,52 @@ _DEFAULT_TEMPLATE = "default"
 def read_tokenizer(checkpoint: Path, vocab_size: int) -> Tokenizer:
     """Read the tokenizer of a checkpoint.
 
+    Special tokens beyond the model's table are left out: text models that share the tokenizer of a
+    larger one, such as Gemma 3, name tokens of images that they cannot see.
+
     Raises:
         ArtifactError: there is none that can be read, or it has more tokens than the model.
     """
     path = checkpoint / TOKENIZER_FILE
     if not path.is_file():
         slow = [name for name in _SLOW_FILES if (checkpoint / name).is_file()]
+        found = f"; {slow[0]} is of a slow tokenizer" if slow else ""
         raise ArtifactError(
-            f"{path} is missing"
-            + (
-                f"; {slow[0]} is of a slow tokenizer. Write it with: "
-                if slow
-                else ". Write it with: "
-            )
-            + f"python -c \"from transformers import AutoTokenizer as A; f='{checkpoint}'; "
-            'A.from_pretrained(f).save_pretrained(f)"'
+            f'{path} is missing{found}. Write it with: python -c "from transformers import '
+            f"AutoTokenizer as A; f='{checkpoint}'; A.from_pretrained(f).save_pretrained(f)\""
         )
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
         raise ArtifactError(f"{path} is no tokenizer: {error}. Copy it again.") from error
-    if tokenizer.get_vocab_size() > vocab_size:
+    if tokenizer.get_vocab_size() <= vocab_size:
+        return tokenizer
+    if tokenizer.get_vocab_size(with_added_tokens=False) > vocab_size:
         raise ArtifactError(
             f"{path} has {tokenizer.get_vocab_size():,} tokens, the model knows {vocab_size:,}. "
             "Use the tokenizer that the model was trained with."
         )
-    return tokenizer
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content["added_tokens"] = [
+        token for token in content["added_tokens"] if token["id"] < vocab_size
+    ]
+    return Tokenizer.from_str(json.dumps(content))
 
 
-def copy_tokenizer(checkpoint: Path, folder: Path) -> None:
+def copy_tokenizer(checkpoint: Path, folder: Path, vocab_size: int) -> None:
     """Copy the tokenizer's files; write the chat template to its own file, wherever it stands.
 
     A plain completion model has no chat template.
 
     Raises:
-        ArtifactError: the chat template does not compile.
+        ArtifactError: as of `read_tokenizer`, or the chat template does not compile.
     """
-    shutil.copyfile(checkpoint / TOKENIZER_FILE, folder / TOKENIZER_FILE)
+    kept = read_tokenizer(checkpoint, vocab_size)
+    whole = Tokenizer.from_file(str(checkpoint / TOKENIZER_FILE))
+    if kept.get_vocab_size() < whole.get_vocab_size():
+        kept.save(str(folder / TOKENIZER_FILE))
+    else:
+        shutil.copyfile(checkpoint / TOKENIZER_FILE, folder / TOKENIZER_FILE)
     if (checkpoint / CONFIG_FILE).is_file():
         shutil.copyfile(checkpoint / CONFIG_FILE, folder / CONFIG_FILE)
     template = _chat_template(checkpoint)

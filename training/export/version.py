@@ -96,7 +96,7 @@ def export_checkpoint(
         folder.mkdir()
         proven = export.run(folder, scratch=Path(temporary))
         special_tokens = read_special_tokens(checkpoint)
-        copy_tokenizer(checkpoint, folder)
+        copy_tokenizer(checkpoint, folder, architecture.vocab_size)
         _write_golden(folder, golden_prompts, max_model_len, special_tokens)
         manifest = _manifest(folder, export, proven, special_tokens, lineage, evaluation)
         (folder / FILE_NAME).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")

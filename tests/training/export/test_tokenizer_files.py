@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 from everloop.errors import ArtifactError
 from tests.tiny_model import make_tiny_tokenizer
@@ -27,7 +28,7 @@ def move_template(checkpoint: Path, template: object) -> None:
 
 def copied_template(checkpoint: Path, folder: Path) -> str:
     folder.mkdir()
-    copy_tokenizer(checkpoint, folder)
+    copy_tokenizer(checkpoint, folder, 259)
     return (folder / "chat_template.jinja").read_text(encoding="utf-8")
 
 
@@ -50,6 +51,23 @@ def test_read_tokenizer_refuses_a_damaged_and_a_foreign_one(checkpoint: Path) ->
     (checkpoint / "tokenizer.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ArtifactError, match=r"tokenizer\.json is no tokenizer"):
         read_tokenizer(checkpoint, 259)
+
+
+def test_special_tokens_beyond_the_model_are_left_out(checkpoint: Path, tmp_path: Path) -> None:
+    path = checkpoint / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.add_special_tokens(["<image>"])
+    tokenizer.save(str(path))
+    (tmp_path / "folder").mkdir()
+
+    copy_tokenizer(checkpoint, tmp_path / "folder", 259)
+
+    copied = Tokenizer.from_file(str(tmp_path / "folder" / "tokenizer.json"))
+    assert read_tokenizer(checkpoint, 260).token_to_id("<image>") == 259
+    assert copied.token_to_id("<image>") is None
+    assert copied.token_to_id("<|im_end|>") == 2
+    text = "<|im_start|>user\n<image>"
+    assert copied.decode(copied.encode(text).ids, skip_special_tokens=False) == text
 
 
 def test_copy_tokenizer_takes_the_template_wherever_it_stands(
@@ -80,7 +98,7 @@ def test_copy_tokenizer_without_template_gives_a_completion_model(
         (checkpoint / name).unlink()
     (tmp_path / "folder").mkdir()
 
-    copy_tokenizer(checkpoint, tmp_path / "folder")
+    copy_tokenizer(checkpoint, tmp_path / "folder", 259)
 
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["tokenizer.json"]
 
