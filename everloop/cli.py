@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from everloop.cli_data import data
 from everloop.cli_import import import_folder
 from everloop.cli_options import (
     ConfigOption,
@@ -37,7 +38,6 @@ app = typer.Typer(
 )
 
 
-data = typer.Typer(help="Build dataset versions.", no_args_is_help=True)
 tokenizer = typer.Typer(help="Train tokenizers.", no_args_is_help=True)
 drift = typer.Typer(help="Recent traffic against the traffic before it.", no_args_is_help=True)
 loop = typer.Typer(help="Retrain from feedback, pass the gate, promote.", no_args_is_help=True)
@@ -66,22 +66,6 @@ def demo(
     from everloop.demo import run_demo
 
     run_demo(open_home(home), read_run(config, override), minutes, as_json)
-
-
-@data.command("build")
-def data_build(
-    home: HomeOption = None,
-    config: ConfigOption = None,
-    override: SetOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Read, clean, mask, deduplicate and split a corpus into a dataset version."""
-    from everloop.lifecycle import build_data
-    from everloop.progress import progress_bar
-
-    with progress_bar() as progress:
-        info = build_data(open_home(home), read_run(config, override), progress)
-    report(info.model_dump(), as_json)
 
 
 @tokenizer.command("train")

@@ -45,7 +45,7 @@ def build_data(home: Home, run: RunFile, progress: Progress | None = None) -> Da
         dropped=dropped,
     )
     store = open_store(home.database_url)
-    store.save_dataset(version, list(read_rows(home.data / info.id)))
+    store.save_dataset(version, read_rows(home.data / info.id))
     store.close()
     return info
 

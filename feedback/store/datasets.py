@@ -5,16 +5,20 @@ The files of a dataset lie in the home folder; here stands what must be found by
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal
 
 from sqlalchemy import Text, cast, func, select
 
 from everloop.errors import DataError, NotFoundError
+from everloop.merkle import MerkleTree
 from everloop.records import DatasetRow, Source, Split, merkle_root
 from feedback.store.database import Queries, insert_new, reading, writing
 from feedback.store.tables import dataset_rows, datasets
+
+_ROWS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,22 +66,29 @@ class DatasetVersion:
 class DatasetQueries(Queries):
     """Saves and reads dataset versions."""
 
-    def save_dataset(self, version: DatasetVersion, rows: Sequence[DatasetRow]) -> None:
+    def save_dataset(self, version: DatasetVersion, rows: Iterable[DatasetRow]) -> None:
         """Save a dataset with its rows in one transaction; saving it again changes nothing.
+
+        The rows are taken as they come and never held together.
 
         Raises:
             DataError: the rows are not those that the version's Merkle root names.
         """
-        found = merkle_root([row.sha256 for row in rows])
-        if found != version.merkle_root:
-            raise DataError(
-                f"dataset {version.id}: expected rows with Merkle root {version.merkle_root[:12]}, "
-                f"found {len(rows)} rows with {found[:12]}. Build the dataset again."
-            )
         header = {name: getattr(version, name) for name in datasets.c.keys()}  # noqa: SIM118
-        with writing(self.engine) as connection:
+        stream = iter(rows)
+        with writing(self.engine) as connection, MerkleTree() as tree:
             insert_new(connection, datasets, [header])
-            insert_new(connection, dataset_rows, [_to_row(version.id, row) for row in rows])
+            while chunk := list(islice(stream, _ROWS_AT_ONCE)):
+                insert_new(connection, dataset_rows, [_to_row(version.id, row) for row in chunk])
+                for row in chunk:
+                    tree.add(bytes.fromhex(row.sha256))
+            found = tree.root()
+            if found != version.merkle_root:
+                raise DataError(
+                    f"dataset {version.id}: expected rows with Merkle root "
+                    f"{version.merkle_root[:12]}, found {tree.count} rows with {found[:12]}. Build "
+                    "the dataset again."
+                )
 
     def dataset(self, dataset_id: str) -> DatasetVersion:
         """Find a dataset.

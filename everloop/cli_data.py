@@ -1,0 +1,191 @@
+"""The verbs of dataset versions: build, show, compare, verify."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from everloop.cli_options import (
+    ConfigOption,
+    HomeOption,
+    JsonOption,
+    SetOption,
+    open_home,
+    read_run,
+    report,
+)
+
+if TYPE_CHECKING:
+    from everloop.records import DatasetInfo, DatasetRow
+    from everloop.settings import Home
+
+data = typer.Typer(help="Build dataset versions, look at them, compare them.", no_args_is_help=True)
+
+DatasetArgument = Annotated[
+    str | None, typer.Argument(help="ds-… or its beginning; the newest corpus if absent.")
+]
+LimitOption = Annotated[int, typer.Option(min=1, help="How many to print.")]
+
+
+@data.command("build")
+def data_build(
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    override: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read, clean, mask, deduplicate and split a corpus into a dataset version."""
+    from everloop.lifecycle import build_data
+    from everloop.progress import progress_bar
+
+    folder = open_home(home)
+    with progress_bar() as progress:
+        info = build_data(folder, read_run(config, override), progress)
+    report(_summary(info, folder.data / info.id), as_json)
+
+
+@data.command("show")
+def data_show(
+    dataset: DatasetArgument = None,
+    dropped: Annotated[
+        bool, typer.Option("--dropped", help="What did not enter it, with the reason.")
+    ] = False,
+    rows: Annotated[bool, typer.Option("--rows", help="Its rows.")] = False,
+    only: Annotated[
+        str | None, typer.Option(help="Step or reason of a drop; split or kind of a row.")
+    ] = None,
+    limit: LimitOption = 10,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """A dataset version: its summary, its rows, or what was dropped from it and why."""
+    folder = _folder(open_home(home), dataset)
+    if dropped:
+        report(_drops(folder, only, limit, as_json), as_json)
+    elif rows:
+        report(_rows(folder, only, limit, as_json), as_json)
+    else:
+        from training.dataset_folder import read_info
+
+        report(_summary(read_info(folder), folder), as_json)
+
+
+@data.command("diff")
+def data_diff(
+    before: Annotated[str, typer.Argument(help="ds-… or its beginning.")],
+    after: DatasetArgument = None,
+    limit: LimitOption = 3,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What the second version has that the first has not, and the other way round, by content."""
+    from training.dataset_diff import diff_datasets
+
+    folder = open_home(home)
+    one, two = _folder(folder, before), _folder(folder, after)
+    found = diff_datasets(one, two, limit)
+    report(
+        {
+            "before": one.name,
+            "after": two.name,
+            "kept": found.kept,
+            "added": _counts(found.added, as_json),
+            "removed": _counts(found.removed, as_json),
+            "moved": _counts(found.moved, as_json),
+            "added rows": [_row(row, as_json) for row in found.added_rows],
+            "removed rows": [_row(row, as_json) for row in found.removed_rows],
+        },
+        as_json,
+    )
+
+
+@data.command("verify")
+def data_verify(
+    dataset: DatasetArgument = None, home: HomeOption = None, as_json: JsonOption = False
+) -> None:
+    """Check every byte of a dataset version; exit code 2 and the file's name if one was changed."""
+    from training.dataset_folder import verify_dataset
+
+    info = verify_dataset(_folder(open_home(home), dataset))
+    report({"dataset": info.id, "verified": True, "rows": info.rows, "files": len(info.files)},
+           as_json)  # fmt: skip
+
+
+def _folder(home: "Home", dataset: str | None) -> Path:
+    """The folder of a version by the beginning of its id; of the newest corpus if none is given."""
+    from everloop.errors import NotFoundError
+
+    if dataset is None:
+        from everloop.lifecycle import newest_dataset
+
+        return home.data / newest_dataset(home).id
+    known = sorted(path.name for path in home.data.glob("ds-*"))
+    found = [name for name in known if name.startswith(dataset)]
+    if len(found) != 1:
+        kind = "several datasets begin" if found else "no dataset begins"
+        raise NotFoundError(
+            f"{kind} with {dataset!r}; known: {', '.join(found or known) or 'none yet'}."
+        )
+    return home.data / found[0]
+
+
+def _summary(info: "DatasetInfo", folder: Path) -> dict[str, Any]:
+    card = folder / "card.html"
+    more = {"card": str(card)} if card.is_file() else {}
+    return {**info.model_dump(exclude={"files", "checksum"}), **more}
+
+
+def _drops(folder: Path, only: str | None, limit: int, as_json: bool) -> list[dict[str, Any]]:
+    from training.dataset_folder import read_dropped
+
+    found: list[dict[str, Any]] = []
+    for item in read_dropped(folder):
+        if only is None or only in (item.step, item.reason):
+            found.append(
+                item.model_dump()
+                if as_json
+                else {
+                    "step": item.step,
+                    "reason": item.reason,
+                    "source": item.source,
+                    "detail": item.detail,
+                    "text": _short(item.text, 80),
+                }
+            )
+        if len(found) == limit:
+            break
+    return found
+
+
+def _rows(folder: Path, only: str | None, limit: int, as_json: bool) -> list[dict[str, Any]]:
+    from training.dataset_folder import read_rows
+
+    found: list[dict[str, Any]] = []
+    for row in read_rows(folder):
+        if only is None or only in (row.split, row.kind):
+            found.append(
+                row.model_dump(exclude_none=True)
+                if as_json
+                else {"id": row.id[:12], "split": row.split, "kind": row.kind, "text": _row(row)}
+            )
+        if len(found) == limit:
+            break
+    return found
+
+
+def _row(row: "DatasetRow", as_json: bool = False) -> Any:
+    if as_json:
+        return row.model_dump(exclude_none=True)
+    turns = (*(row.messages or ()), *(row.chosen or ()))
+    return _short(row.text or " / ".join(f"{turn.role}: {turn.content}" for turn in turns), 160)
+
+
+def _short(text: str, length: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[: length - 1]}…"
+
+
+def _counts(counts: dict[str, int], as_json: bool) -> Any:
+    if as_json:
+        return counts
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "none"

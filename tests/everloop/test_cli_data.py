@@ -1,0 +1,69 @@
+"""The verbs of dataset versions on a small corpus."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everloop.cli import main
+from everloop.settings import Home
+from tests.training.cleaning.corpus import sentence
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.jsonl"
+    lines = [sentence(number) for number in range(30)] + ["short"]
+    path.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    return path
+
+
+def everloop(home: Home, capfd: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    with pytest.raises(SystemExit) as end:
+        main(["data", *arguments, "--home", str(home.root), "--json"])
+    assert end.value.code == 0
+    return json.loads(capfd.readouterr().out)
+
+
+def test_build_show_diff_verify(
+    corpus: Path, home: Home, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--set", f"data.sources=['{corpus}']", "--set", "data.validation_share=0.3")
+    first = everloop(home, capfd, "build", *options)
+    assert first["dropped"] == {"length": {"too_short": 1}}
+    (dropped,) = everloop(home, capfd, "show", "--dropped")
+    assert (dropped["step"], dropped["text"]) == ("length", "short")
+    rows = everloop(home, capfd, "show", "--rows", "--only", "validation", "--limit", "2")
+    assert [row["split"] for row in rows] == ["validation"] * 2
+    with corpus.open("a") as file:
+        file.write(json.dumps({"text": sentence(99)}) + "\n")
+    second = everloop(home, capfd, "build", *options)
+    found = everloop(home, capfd, "diff", first["id"], second["id"][:8])
+    assert (found["kept"], found["added"], found["removed"], found["moved"]) == (
+        30, {"text": 1}, {}, {},
+    )  # fmt: skip
+    assert found["added rows"][0]["text"] == sentence(99)
+    assert everloop(home, capfd, "verify")["dataset"] == second["id"]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "dropped.jsonl", "documents.jsonl", "dataset.json"])
+def test_verify_finds_any_changed_byte(
+    corpus: Path, home: Home, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    options = ("--set", f"data.sources=['{corpus}']", "--set", "data.validation_share=0.3")
+    folder = home.data / everloop(home, capfd, "build", *options)["id"]
+    content = (folder / name).read_bytes()
+    place = content.index(b"t")
+    (folder / name).write_bytes(content[:place] + b"x" + content[place + 1 :])
+    with pytest.raises(SystemExit) as end:
+        main(["data", "verify", folder.name, "--home", str(home.root)])
+    assert end.value.code == 2
+    assert name in capfd.readouterr().err
+
+
+def test_an_unknown_dataset_is_named(home: Home, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["data", "show", "ds-9", "--home", str(home.root)])
+    assert end.value.code == 2
+    assert "no dataset begins with 'ds-9'; known: none yet." in capfd.readouterr().err
