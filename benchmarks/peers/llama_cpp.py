@@ -17,6 +17,7 @@ BATCHED_BENCH = LLAMA_CPP / "llama-batched-bench"
 SERVER = LLAMA_CPP / "llama-server"
 
 _TIMEOUT_SECONDS = 300
+_TRIES = 3  # one run in sixty ended well without its output: its log is written by a thread
 
 
 def is_present() -> bool:
@@ -95,11 +96,12 @@ class LlamaCppSide:
     def _run(self, program: Path, *options: str) -> dict[str, Any]:
         """Run a program and read the one JSON line of its output."""
         command = [str(program), "-m", str(self._model), *self._options, *options]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
-        )
-        lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-        if done.returncode or not lines:
-            raise RuntimeError(f"{program.name} failed ({done.returncode}): {done.stderr[-500:]}")
-        content: dict[str, Any] = json.loads(lines[-1])
-        return content
+        for _ in range(_TRIES):
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
+            )
+            lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+            if lines and not done.returncode:
+                content: dict[str, Any] = json.loads(lines[-1])
+                return content
+        raise RuntimeError(f"{program.name} failed ({done.returncode}): {done.stderr[-500:]}")

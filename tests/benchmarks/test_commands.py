@@ -50,6 +50,16 @@ def test_server_measures_the_real_service() -> None:
         assert named[name] > 0
 
 
+def test_step_tells_python_from_the_graph() -> None:
+    named = {result["name"]: result for result in run("step")["results"]}
+    greedy = named["greedy, 1 row: Python outside run"]
+    sampled = named["top_p 0.95, 32 rows: Python outside run, of the step"]
+    assert (greedy["unit"], greedy["target"]) == ("us", 30.0)
+    assert (sampled["unit"], sampled["target"]) == ("share", 0.05)
+    assert greedy["value"] > 0
+    assert 0 < sampled["value"] < 1
+
+
 def test_machine_limits_are_more_than_nothing() -> None:
     limits = MachineLimits.measure(1)
     assert min(limits.bytes_per_second, limits.flops) > 1e6

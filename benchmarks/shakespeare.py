@@ -1,0 +1,157 @@
+"""Loss on tiny Shakespeare after three minutes of training, characters as tokens.
+
+    .venv/bin/python -m benchmarks.shakespeare INPUT.TXT [--quick] [--json] [--processes 2]
+
+The text is nanoGPT's: 1,115,394 characters, the last tenth for validation, 65 symbols (three more
+tokens are the project's special ones and never occur). Every run has the same wall-clock budget,
+its own validations and saves included; the loss is then taken over the whole validation split, in
+fp32. nanoGPT's CPU recipe at 5,000 iterations took 167 s on the machine of the targets for 1.63 (its
+own estimate over 20 batches); after three minutes on an A100 it states 1.4697.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from transformers import AutoTokenizer
+
+from benchmarks.corpora import make_characters, make_shards
+from benchmarks.report import PressureMeter, Result, parser, publish
+from everloop.progress import progress_bar
+from training.checkpoint import read_checkpoint
+from training.config import Kind, ModelConfig, PretrainConfig
+from training.cpu import training_session
+from training.loading import load_network
+from training.pretrain import pretrain
+from training.scoring import log_likelihoods
+from training.shards import TokenShard
+
+TARGETS: dict[Kind, float] = {"transformer": 1.52, "lstm": 1.65}
+CONTEXT = 128
+RECIPES: dict[Kind, dict[str, float]] = {
+    "transformer": {"muon_learning_rate": 0.02, "adamw_learning_rate": 0.003},
+    "lstm": {"muon_learning_rate": 0.02, "adamw_learning_rate": 0.003},
+}
+
+
+def recipe(kind: Kind, seconds: float, seed: int, threads: int | None) -> PretrainConfig:
+    """The settings of one run."""
+    return PretrainConfig(
+        minutes=seconds / 60,
+        device_batch_size=32,
+        eval_every=50,
+        eval_windows=32,
+        patience=1000,
+        log_every=10,
+        # The text is one document.
+        mask_documents=False,
+        seed=seed,
+        num_threads=threads,
+        **RECIPES[kind],
+    )
+
+
+def train(folder: Path, kind: Kind, seconds: float, seed: int, processes: int) -> Path:
+    """Train in as many processes, and give the checkpoint."""
+    arguments = [str(folder), kind, str(seconds), str(seed), str(processes)]
+    if processes == 1:
+        train_here(arguments)
+    else:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+        worker = ["-m", "benchmarks.shakespeare", "--worker", *arguments]
+        subprocess.run([sys.executable, *launcher, str(processes), *worker], check=True)
+    return folder / f"{kind}-{seed}" / "checkpoint"
+
+
+def train_here(arguments: list[str]) -> None:
+    """Train in this process, one of those that torchrun starts or the only one."""
+    folder, kind, seconds, seed, processes = arguments
+    chosen: Kind = next(known for known in TARGETS if known == kind)
+    config = recipe(chosen, float(seconds), int(seed), 1 if int(processes) > 1 else None)
+    if int(processes) > 1:
+        config = config.model_copy(update={"device_batch_size": 32 // int(processes)})
+    with progress_bar() as progress:
+        pretrain(
+            Path(folder) / "shards",
+            Path(folder) / "tokenizer",
+            Path(folder) / f"{kind}-{seed}",
+            ModelConfig(kind=chosen, size="3m", context_length=CONTEXT),
+            config,
+            progress=progress,
+        )
+
+
+def whole_split_loss(checkpoint: Path, shard: TokenShard) -> float:
+    """Mean loss over every character of the validation split, windows side by side."""
+    windows = np.asarray(shard.windows(CONTEXT)).astype(np.int64)
+    # The first token of a window is read, the others are scored.
+    parts = [(window[:1].tolist(), window[1:].tolist()) for window in windows]
+    with training_session(None):
+        network = load_network(checkpoint).eval()
+        return -float(log_likelihoods(network, parts, batch_size=64).sum()) / (len(parts) * CONTEXT)
+
+
+def main() -> None:
+    """Measure and print."""
+    if sys.argv[1:2] == ["--worker"]:
+        train_here(sys.argv[2:])
+        return
+    options = parser("Tiny Shakespeare, characters, a few minutes of training.")
+    options.add_argument("text", type=Path, help="input.txt of tiny Shakespeare")
+    options.add_argument("--processes", type=int, default=1, help="processes of one thread each")
+    options.add_argument("--kinds", default="transformer,lstm", help="separated by commas")
+    options.add_argument("--seconds", type=float, default=180.0, help="wall clock of one run")
+    options.add_argument("--seeds", type=int, default=3)
+    arguments = options.parse_args()
+    seeds, seconds = (1, 20.0) if arguments.quick else (arguments.seeds, arguments.seconds)
+    pressure = PressureMeter()
+    with tempfile.TemporaryDirectory() as temporary:
+        results = measure(Path(temporary), arguments, seeds, seconds)
+    publish("shakespeare", results, arguments, pressure.read())
+
+
+def measure(
+    folder: Path, arguments: argparse.Namespace, seeds: int, seconds: float
+) -> list[Result]:
+    """Train every kind with every seed."""
+    text = arguments.text.read_text(encoding="utf-8")
+    border = int(len(text) * 0.9)
+    tokenizer = make_characters(text, folder / "tokenizer")
+    texts = {"train": [text[:border]], "validation": [text[border:]]}
+    shards = make_shards(texts, tokenizer, folder / "shards")
+    assert len(AutoTokenizer.from_pretrained(tokenizer)) == len(set(text)) + 3
+    validation = TokenShard.open(shards, "validation")
+    results = []
+    for kind in (known for known in TARGETS if known in arguments.kinds.split(",")):
+        losses, speeds = [], []
+        for seed in range(seeds):
+            path = train(folder, kind, seconds, seed, arguments.processes)
+            losses.append(whole_split_loss(path, validation))
+            metrics = read_checkpoint(path).metrics
+            speeds.append(metrics["tokens"] / metrics["seconds"])
+            name = (
+                f"{kind}, seed {seed}: {metrics['steps']:.0f} steps in {metrics['seconds']:.0f} s"
+            )
+            results.append(Result(name=name, value=losses[-1], unit="nats/character"))
+        mean, target = statistics.mean(losses), TARGETS[kind]
+        results.append(
+            Result(
+                name=f"{kind}, mean of {seeds} seeds",
+                value=mean,
+                unit="nats/character",
+                target=target,
+                ok=mean <= target,
+            )
+        )
+        results.append(
+            Result(name=f"{kind}, training", value=statistics.mean(speeds), unit="tokens/s")
+        )
+    return results
+
+
+if __name__ == "__main__":
+    main()
