@@ -43,6 +43,7 @@ class OutputProcessor:
         if not sampled.token_ids:
             return None
         is_first = not sequence.num_completion_tokens
+        wants_prompt = sequence.params.prompt_logprobs is not None
         text, count, reason = self._extend(sequence, sampled.token_ids)
         self._note_tokens(sequence, count, now)
         if reason:
@@ -55,7 +56,7 @@ class OutputProcessor:
             sequence.times(now) if reason else None,
             sequence.num_cached_tokens if reason else 0,
             sampled.logprobs[:count],
-            tuple(sequence.prompt_logprobs) if is_first else (),
+            tuple(sequence.prompt_logprobs) if is_first and wants_prompt else (),
         )
 
     def end(self, sequence: Sequence, reason: FinishReason, now: float) -> RequestOutput:

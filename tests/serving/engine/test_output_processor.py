@@ -79,7 +79,7 @@ def test_append_gives_logprobs_of_the_kept_tokens_and_those_of_the_prompt_once(
     processor: OutputProcessor,
 ) -> None:
     logprobs = tuple(TokenLogprobs(token, -1.0, ()) for token in range(4))
-    sequence = _sequence(max_tokens=3)
+    sequence = _sequence(max_tokens=3, prompt_logprobs=0)
     assert processor.append(sequence, SampledRow([], prompt_logprobs=logprobs[:2]), 3.0) is None
     first = processor.append(
         sequence, SampledRow([5], logprobs=logprobs[:1], prompt_logprobs=logprobs[2:]), 3.0
