@@ -5,26 +5,59 @@ import json
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving.openai_api.unsupported import CHAT, COMPLETIONS
+from serving.openai_api.chat_request import ChatCompletionRequest
+from serving.openai_api.completion_request import CompletionRequest
+from serving.openai_api.embeddings import EmbeddingRequest
+from serving.openai_api.feedback import FeedbackRequest
+from serving.openai_api.tokenize import DetokenizeRequest, TokenizeRequest
+from serving.openai_api.unsupported import CHAT, COMPLETIONS, EMBEDDINGS, TOKENIZE
 
-FIELDS = sorted(
-    {*CHAT, *COMPLETIONS}
-    | {
-        "model", "messages", "prompt", "max_tokens", "max_completion_tokens", "temperature",
-        "top_p", "top_k", "seed", "stop", "ignore_eos", "stream", "stream_options", "metadata",
-        "store", "inference_id", "episode_id", "metric_name", "value", "tags", "source", "dryrun",
-    }
+SCHEMAS = (
+    ChatCompletionRequest, CompletionRequest, EmbeddingRequest, FeedbackRequest, TokenizeRequest,
+    DetokenizeRequest,
 )  # fmt: skip
+FIELDS = sorted(
+    {*CHAT, *COMPLETIONS, *EMBEDDINGS, *TOKENIZE}.union(*(kind.model_fields for kind in SCHEMAS))
+)
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False),
-    st.text(max_size=8), st.sampled_from(["everloop", "user", "text", "thumbs"]),
+    st.text(max_size=8),
+    st.sampled_from(
+        ["everloop", "user", "assistant", "tool", "text", "thumbs", "function", "required", "{}",
+         "json_object", "json_schema"]
+    ),
 )  # fmt: skip
 JSON = st.recursive(
     SCALARS,
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["role", "content", "type", "text", "x"]), inner, max_size=3
+            st.sampled_from(
+                [
+                    "role",
+                    "content",
+                    "type",
+                    "text",
+                    "x",
+                    "1",
+                    "function",
+                    "name",
+                    "arguments",
+                    "tool_calls",
+                    "tool_call_id",
+                    "id",
+                    "parameters",
+                    "json",
+                    "regex",
+                    "choice",
+                    "json_schema",
+                    "schema",
+                    "strict",
+                    "$ref",
+                ]
+            ),
+            inner,
+            max_size=3,
         )
     ),
     max_leaves=8,
@@ -32,6 +65,9 @@ JSON = st.recursive(
 VALID = {
     "/v1/chat/completions": {"model": "everloop", "messages": [{"role": "user", "content": "Hi"}]},
     "/v1/completions": {"model": "everloop", "prompt": "Hi"},
+    "/v1/embeddings": {"model": "everloop", "input": "Hi"},
+    "/tokenize": {"prompt": "Hi"},
+    "/detokenize": {"tokens": [70]},
     "/v1/feedback": {"inference_id": "a", "metric_name": "thumbs", "value": True},
 }
 
@@ -48,6 +84,53 @@ def test_any_json_is_answered(http, path, fields):
     assert reply.status_code < 500, reply.text
     if reply.status_code != 200:
         assert set(json.loads(reply.content)["error"]) == {"message", "type", "param", "code"}
+
+
+TOOLS = st.lists(
+    st.fixed_dictionaries(
+        {"type": st.just("function")},
+        optional={
+            "function": st.fixed_dictionaries(
+                {"name": st.sampled_from(["f", "g", "a b"])},
+                optional={"parameters": JSON, "strict": st.booleans(), "description": SCALARS},
+            )
+        },
+    ),
+    max_size=2,
+)
+CALLS = st.lists(
+    st.fixed_dictionaries(
+        {"id": SCALARS, "type": st.just("function")},
+        optional={"function": st.fixed_dictionaries({"name": SCALARS, "arguments": SCALARS})},
+    ),
+    max_size=2,
+)
+MESSAGES = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["system", "user", "assistant", "tool", "developer"])},
+        optional={"content": SCALARS, "tool_calls": CALLS, "tool_call_id": SCALARS},
+    ),
+    max_size=3,
+)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    messages=MESSAGES,
+    tools=TOOLS,
+    choice=st.sampled_from(["auto", "none", "required", {"type": "function", "function": {}}]),
+    answer=st.sampled_from(["Hi", '<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>']),
+    stream=st.booleans(),
+)
+def test_any_tools_and_messages_are_answered(http, engine, messages, tools, choice, answer, stream):
+    engine.pieces = [answer]
+    engine.current.max_model_len = 10_000
+    body = {"model": "everloop", "messages": messages, "tools": tools, "tool_choice": choice}
+    reply = http.post("/v1/chat/completions", json=body | {"stream": stream})
+    assert reply.status_code in (200, 400), reply.text
+    assert '"server_error"' not in reply.text
 
 
 @settings(
