@@ -13,7 +13,7 @@ from everloop.cli_options import (
     SetOption,
     open_home,
     read_run,
-    report,
+    report_version,
 )
 
 
@@ -47,16 +47,4 @@ def import_folder(
     run = read_run(config, [*(override or []), *options])
     with progress_bar() as progress:
         version = import_checkpoint(open_home(home), run, folder, text=text, progress=progress)
-    manifest = version.manifest
-    report(
-        {
-            "model_version": version.tag,
-            "family": manifest.family,
-            "parameters": manifest.parameters,
-            "max_model_len": manifest.max_model_len,
-            "weights": manifest.weight_precision,
-            "cache": manifest.cache_precision,
-            **manifest.export.model_dump(exclude={"precisions"}),
-        },
-        as_json,
-    )
+    report_version(version, as_json)

@@ -15,6 +15,8 @@ from everloop.settings import Home, RunFile, Settings
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+    from everloop.manifest import PrecisionReport
+    from everloop.registry import ModelVersion
     from feedback.store.store import Store
 
 HomeOption = Annotated[
@@ -55,6 +57,45 @@ def vars_of(record: "DataclassInstance") -> dict[str, Any]:
     return dataclasses.asdict(record)
 
 
+def report_version(version: "ModelVersion", as_json: bool) -> None:
+    """Print what an export made and measured; its precisions as a table."""
+    manifest = version.manifest
+    result = {
+        "model_version": version.tag,
+        "family": manifest.family,
+        "parameters": manifest.parameters,
+        "max_model_len": manifest.max_model_len,
+        "weights": manifest.weight_precision,
+        "block_size": manifest.block_size,
+        "cache": manifest.cache_precision,
+        **manifest.export.model_dump(exclude=set() if as_json else {"precisions"}),
+    }
+    report(result, as_json)
+    if manifest.export.precisions and not as_json:
+        typer.echo()
+        report([_precision_row(one) for one in manifest.export.precisions], as_json)
+
+
+def _precision_row(measured: "PrecisionReport") -> dict[str, str]:
+    weights = f"{measured.weights} b{measured.block_size}" if measured.block_size else "fp32"
+    speeds = {
+        f"tokens/s at {rows}": f"{speed:,.0f}" for rows, speed in measured.tokens_per_second.items()
+    }
+    if measured.prefill_tokens_per_second is not None:
+        speeds["prefill"] = f"{measured.prefill_tokens_per_second:,.0f}"
+    return {
+        "weights": weights,
+        "cache": measured.cache,
+        "loss": f"{measured.val_loss:.4f}",
+        "by weights": f"{measured.weight_loss_increase:+.2%}",
+        "by cache": f"{measured.cache_loss_increase:+.2%}",
+        "MiB": f"{measured.weights_bytes / 2**20:,.1f}",
+        "bytes/token": f"{measured.cache_bytes_per_token:,}",
+        "refused": "yes" if measured.refusal else "",
+        **speeds,
+    }
+
+
 def report(result: Mapping[str, Any] | Sequence[Mapping[str, Any]], as_json: bool) -> None:
     """Print a command's result: one JSON document for programs, aligned lines for people."""
     if as_json:
@@ -74,8 +115,9 @@ def _print_record(record: Mapping[str, Any]) -> None:
 
 
 def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    cells = [list(rows[0])] if rows else []
-    cells += [[_text(key, value) for key, value in row.items()] for row in rows]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    cells = [columns] if rows else []
+    cells += [[_text(column, row.get(column)) for column in columns] for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
     for line in cells:
         padded = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))

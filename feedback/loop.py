@@ -187,7 +187,7 @@ class _Round:
             parent_tag=self._champion.tag,
             progress=self._progress,
         )
-        return export_version(self._home, self._run, checkpoint)
+        return export_version(self._home, self._run, checkpoint, self._progress)
 
     def _judge(
         self, candidate: ModelVersion, reference: DatasetRef, holdout: Sequence[DatasetRow]

@@ -95,15 +95,17 @@ class ReferenceRunner:
         ends = np.cumsum(counts[slots])[:-1]
         return dict(zip(slots, np.split(logits, ends), strict=True))
 
-    def time_step(self, work: Mapping[int, Sequence[int]], repeats: int) -> float:
-        """Seconds of one run of this batch; run again and again, it leaves the lengths alone."""
+    def time_step(self, work: Mapping[int, Sequence[int]], repeats: int) -> list[float]:
+        """Seconds of each of several runs of one batch; the lengths stay as they are."""
         slots, counts = _count(work)
         inputs = _packed_inputs(work, slots, counts, self.lengths[: len(counts)])
         binding = self._bind(inputs, len(counts))
-        started = time.perf_counter()
+        seconds = []
         for _ in range(repeats):
+            started = time.perf_counter()
             self._session.run_with_iobinding(binding)
-        return (time.perf_counter() - started) / repeats
+            seconds.append(time.perf_counter() - started)
+        return seconds
 
     def _bind(self, inputs: Mapping[str, np.ndarray], rows: int) -> ort.IOBinding:
         """Bind arrays that the caller keeps alive, and the state of the first rows in place."""
