@@ -134,6 +134,26 @@ def test_any_tools_and_messages_are_answered(http, engine, messages, tools, choi
 
 
 @settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    path=st.sampled_from(["/v1/chat/completions", "/v1/completions"]),
+    fields=st.dictionaries(
+        st.sampled_from(sorted({*CompletionRequest.model_fields, "top_logprobs"} - {"max_tokens"})),
+        JSON | st.integers(0, 6) | st.lists(st.integers(0, 258), max_size=3),
+        max_size=3,
+    ),
+    tools=TOOLS,
+    choice=st.sampled_from(["auto", "required"]),
+)
+def test_any_fields_are_answered_by_the_real_engine(real_http, path, fields, tools, choice):
+    body = VALID[path] | {"max_tokens": 4, "tools": tools, "tool_choice": choice} | fields
+    reply = real_http.post(path, json=body)
+    assert reply.status_code in (200, 400, 404), (body, reply.text)
+    assert '"server_error"' not in reply.text
+
+
+@settings(
     max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(body=st.binary(max_size=60))
