@@ -1,5 +1,6 @@
 """The frame that the two inference routes share: read, admit, generate, send."""
 
+import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -49,6 +50,9 @@ def endpoint(
         version = api.version_named(body.model)
         prompts, form = await admit(api, body, version)
         _check_count(api, body.num_candidates * len(prompts), len(prompts))
+        for prompt in prompts:
+            if prompt.params.structured:  # compiling a grammar would hold every stream up
+                await asyncio.to_thread(version.check_request, prompt.token_ids, prompt.params)
         facts.model = version.manifest.tag
         admitted = AdmittedRequest(
             id=_ID_PREFIX[route] + uuid.uuid4().hex,

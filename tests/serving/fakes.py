@@ -58,6 +58,9 @@ class ScriptedVersion:
             vocab_size=259, has_hidden_states=self.has_hidden_states, hidden_size=4,
         )  # fmt: skip
 
+    def check_request(self, prompt_token_ids: list[int], params: SamplingParams) -> None:
+        """Take every request."""
+
 
 @dataclass
 class ScriptedEngine:
