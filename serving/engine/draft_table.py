@@ -51,11 +51,16 @@ class DraftTable:
             key = (key << _BITS | token) & _MASK
         self._key, self._size = key, len(token_ids)
 
+    @property
+    def has_draft(self) -> bool:
+        """Whether it foretells what follows the last token that was read."""
+        return self._size >= _CONTEXT and self._key in self._places
+
     def draft(self, token_ids: list[int], count: int) -> list[int]:
-        """Foretell up to so many tokens behind the last that was read."""
-        place = self._places.get(self._key) if count > 0 else None
-        if place is None:
+        """Foretell so many tokens behind the last that was read; none if it cannot."""
+        if not self.has_draft:
             return []
+        place = self._places[self._key]
         draft = token_ids[place : place + count]
         while draft and len(draft) < count:  # a text that repeats itself goes on repeating
             draft.append(draft[len(draft) - (self._size - place)])

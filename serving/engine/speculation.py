@@ -16,7 +16,7 @@ class Drafter:
 
     Args:
         times: say what a draft costs.
-        longest: drafts of a row at most; 0 for none.
+        longest: drafts of a row at most.
     """
 
     def __init__(self, times: StepTimes, longest: int) -> None:
@@ -33,43 +33,50 @@ class Drafter:
             budget: drafts of all rows at most.
             widest: drafts of one row at most.
         """
-        price = self._times.draft_price(len(sequences))
+        prices = self._times.draft_prices(len(sequences), self._longest)
         drafts = {}
-        if self._longest and price < 1:
+        if min(prices) < 1:
             for sequence in sequences:
-                draft = self._draft(sequence, price, min(budget, widest))
+                draft = self._draft(sequence, prices[: min(budget, widest)], len(sequences))
                 if draft:
                     drafts[sequence] = draft
                     budget -= len(draft)
         if not drafts:
-            self._times.doubt_draft_price(len(sequences))
+            self._times.doubt_draft_prices(len(sequences))
         return drafts
 
-    def _draft(self, sequence: Sequence, price: float, widest: int) -> list[int]:
+    def _draft(self, sequence: Sequence, prices: list[float], num_rows: int) -> list[int]:
         table = sequence.draft_table
         if table is None:
             table = sequence.draft_table = DraftTable()
         table.read(sequence.token_ids, sequence.num_prompt_tokens)
+        if not table.has_draft:
+            return []
         # Nothing is checked behind the answer's last token.
         left = sequence.params.max_tokens - sequence.num_completion_tokens - 1
-        longest = min(self._longest, left, widest)
-        return table.draft(sequence.token_ids, worthwhile_length(table.hit_rate, price, longest))
+        count = best_length(table.hit_rate, prices[:left], num_rows)
+        return table.draft(sequence.token_ids, count)
 
 
-def worthwhile_length(hit_rate: float, price: float, longest: int) -> int:
-    """How many tokens to draft.
+def best_length(hit_rate: float, prices: list[float], num_rows: int) -> int:
+    """How many tokens to draft for a row, so that the step gives most tokens in its time.
 
-    The n-th draft stands only if all before it do, so it is worth hit_rate ** n tokens; drafting
-    pays as long as that is above its price.
+    The n-th draft stands only if all before it do, so it is worth hit_rate ** n tokens.
 
     Args:
         hit_rate: 0 to 1.
-        price: of a draft, in tokens that the same time gives without it.
-        longest: at most so many.
+        prices: of each draft when 1, 2, … are made, in tokens.
+        num_rows: tokens that the step gives without drafts.
+
+    Returns:
+        0 if drafts give no more than their price.
     """
-    worth = 1.0
-    for count in range(longest):
+    best, best_rate = 0, 1.0
+    tokens, worth = float(num_rows), 1.0
+    for count, price in enumerate(prices, start=1):
         worth *= hit_rate
-        if worth <= price:
-            return count
-    return longest
+        tokens += worth
+        rate = tokens / (num_rows + count * price)
+        if rate > best_rate:
+            best, best_rate = count, rate
+    return best

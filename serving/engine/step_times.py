@@ -5,14 +5,17 @@ many does not move. From them come the tokens of a prompt that fit beside runnin
 price of a draft.
 """
 
+import math
+
 # Until decode has been timed, and so that a prompt always gets on.
 _FIRST_CHUNK = 64
-_LEAST_CHUNK = 16
-_CHUNK_MULTIPLE = 8  # few different chunks, so that the shapes of runs repeat
+_LEAST_CHUNK = 4
+_CHUNK_MULTIPLE = 4  # few different chunks, so that the shapes of runs repeat
 
 _STEADY_RATE = 0.05
 _FIRST_RATE = 0.5
 _RETRY_RATE = 0.998
+_MOST_DRAFTS = 64  # that are told apart
 _TINY = 1e-7  # seconds; a median of 0 could not grow by a share of itself
 
 
@@ -40,6 +43,11 @@ class MediansBySize:
 
     def __init__(self) -> None:
         self._medians: dict[int, RunningMedian] = {}
+
+    @property
+    def knows_any(self) -> bool:
+        """Whether there is a median at all."""
+        return bool(self._medians)
 
     def add(self, size: int, value: float) -> None:
         """Take the next value of a size."""
@@ -76,14 +84,14 @@ class StepTimes:
         self._max_slowdown = max_slowdown
         self._decode = MediansBySize()  # seconds by rows
         self._prompt_token = MediansBySize()  # seconds, 1 beside decoding rows and 0 without
-        self._draft = MediansBySize()  # seconds by rows
+        self._draft = MediansBySize()  # seconds of one, by rows and number
 
     def record(
         self, seconds: float, num_decoding: int, num_prompt_tokens: int, num_drafts: int
     ) -> None:
         """Take the time of a step and what it did."""
         if not num_decoding:
-            if num_prompt_tokens >= _LEAST_CHUNK:
+            if num_prompt_tokens >= _FIRST_CHUNK:
                 self._prompt_token.add(0, seconds / num_prompt_tokens)
         elif not num_prompt_tokens and not num_drafts:
             self._decode.add(num_decoding, seconds)
@@ -92,7 +100,7 @@ class StepTimes:
             if num_prompt_tokens:
                 self._prompt_token.add(1, extra / num_prompt_tokens)
             else:
-                self._draft.add(num_decoding, extra / num_drafts)
+                self._draft.add(_draft_key(num_decoding, num_drafts), extra / num_drafts)
 
     def max_prompt_tokens(self, num_decoding: int) -> int | None:
         """Prompt tokens that a step may run beside decoding rows; None for any number."""
@@ -104,16 +112,28 @@ class StepTimes:
         limit = int((self._max_slowdown - 1) * decode / token)
         return max(limit - limit % _CHUNK_MULTIPLE, _LEAST_CHUNK)
 
-    def draft_price(self, num_decoding: int) -> float:
-        """What a draft costs, in tokens that the same time gives without it; 1 if unknown."""
-        decode = self._decode.get(num_decoding)
-        draft = self._draft.get(num_decoding)
-        if draft is None:
-            draft = self._prompt_token.get(0)
-        if not decode or draft is None:
-            return 1.0
-        return draft * num_decoding / decode
+    def draft_prices(self, num_decoding: int, longest: int) -> list[float]:
+        """What each draft costs when 1, 2, … are made, in tokens that the same time gives without.
 
-    def doubt_draft_price(self, num_decoding: int) -> None:
-        """Lower a price that nobody paid, so that it is measured again some day."""
-        self._draft.scale(num_decoding, _RETRY_RATE)
+        The first costs most: a matrix product of several rows takes another path than one of one
+        row. All prices are infinite until something was timed.
+        """
+        decode = self._decode.get(num_decoding)
+        if not decode:
+            return [math.inf] * longest
+        drafts = range(1, longest + 1)
+        if self._draft.knows_any:
+            seconds = [self._draft.get(_draft_key(num_decoding, count)) for count in drafts]
+        else:
+            seconds = [self._prompt_token.get(0)] * longest
+        return [math.inf if one is None else one * num_decoding / decode for one in seconds]
+
+    def doubt_draft_prices(self, num_decoding: int) -> None:
+        """Lower prices that nobody paid, so that they are measured again some day."""
+        for count in range(1, _MOST_DRAFTS):
+            self._draft.scale(_draft_key(num_decoding, count), _RETRY_RATE)
+
+
+def _draft_key(num_decoding: int, num_drafts: int) -> int:
+    """Sizes of which those with as many rows are nearest to one another."""
+    return num_decoding * _MOST_DRAFTS + min(num_drafts, _MOST_DRAFTS - 1)

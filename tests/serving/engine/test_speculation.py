@@ -2,27 +2,35 @@ import pytest
 
 from serving.engine.sampling_params import SamplingParams
 from serving.engine.sequence import Sequence
-from serving.engine.speculation import Drafter, worthwhile_length
+from serving.engine.speculation import Drafter, best_length
 from serving.engine.step_times import StepTimes
 from tests.serving.engine.conftest import make_sequence
 
 
 @pytest.mark.parametrize(
-    ("hit_rate", "price", "longest", "expected"),
+    ("hit_rate", "prices", "num_rows", "expected"),
     [
-        (0.5, 0.2, 8, 2),  # 0.5 and 0.25 are above the price, 0.125 is not
-        (0.9, 0.2, 8, 8),
-        (0.9, 0.5, 8, 6),
-        (1.0, 0.9, 5, 5),
-        (0.3, 0.3, 8, 0),
-        (0.0, 0.0, 8, 0),
-        (0.9, 0.2, 0, 0),
+        (0.5, [0.2] * 8, 1, 1),  # 1.5 tokens for 1.2; then 1.75 for 1.4, 1.875 for 1.6
+        (0.9, [0.2] * 8, 1, 7),
+        (1.0, [0.9] * 5, 1, 5),
+        (1.0, [1.0] * 5, 1, 0),
+        (0.3, [0.2] * 8, 1, 1),
+        (0.3, [0.4, 0.3, 0.3], 1, 0),  # the first step up costs more than it gives
+        (0.9, [0.4, 0.3, 0.2], 1, 3),
+        (0.9, [0.8] * 8, 8, 1),
+        (0.0, [0.0] * 8, 1, 0),
+        (0.9, [], 1, 0),
     ],
 )
-def test_worthwhile_length_ends_where_a_draft_costs_more_than_it_gives(
-    hit_rate: float, price: float, longest: int, expected: int
+def test_best_length_gives_most_tokens_for_the_time(
+    hit_rate: float, prices: list[float], num_rows: int, expected: int
 ) -> None:
-    assert worthwhile_length(hit_rate, price, longest) == expected
+    def rate(count: int) -> float:
+        tokens = sum(hit_rate**n for n in range(1, count + 1))
+        return (num_rows + tokens) / (num_rows + count * (prices[count - 1] if count else 0))
+
+    assert best_length(hit_rate, prices, num_rows) == expected
+    assert expected == max(range(len(prices) + 1), key=rate)
 
 
 def _times(price: float, rows: int = 1) -> StepTimes:
@@ -38,7 +46,7 @@ def _sequence(max_tokens: int = 20) -> Sequence:
 
 def test_draft_is_as_long_as_it_pays() -> None:
     sequence = _sequence()
-    assert Drafter(_times(0.2), 8).draft([sequence], 30, 30) == {sequence: [4, 5]}
+    assert Drafter(_times(0.12), 8).draft([sequence], 30, 30) == {sequence: [4, 5]}
 
 
 @pytest.mark.parametrize(

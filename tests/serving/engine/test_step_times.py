@@ -1,3 +1,4 @@
+import math
 import random
 
 import pytest
@@ -45,8 +46,8 @@ def times() -> StepTimes:
 
 
 def test_max_prompt_tokens_fill_the_slowdown(times: StepTimes) -> None:
-    # 15 ms at 0.25 ms are 60 tokens, of which a multiple of 8 is taken.
-    assert times.max_prompt_tokens(4) == 56
+    # 15 ms more than the step's 10 ms, at 0.25 ms a token.
+    assert times.max_prompt_tokens(4) == 60
 
 
 def test_max_prompt_tokens_are_unlimited_while_nobody_decodes(times: StepTimes) -> None:
@@ -56,28 +57,33 @@ def test_max_prompt_tokens_are_unlimited_while_nobody_decodes(times: StepTimes) 
 def test_max_prompt_tokens_never_stop_a_prompt(times: StepTimes) -> None:
     for _ in range(200):
         times.record(5.0, num_decoding=4, num_prompt_tokens=20, num_drafts=0)
-    assert times.max_prompt_tokens(4) == 16
+    assert times.max_prompt_tokens(4) == 4
 
 
 def test_max_prompt_tokens_start_small() -> None:
     assert StepTimes(2.5).max_prompt_tokens(1) == 64
 
 
-def test_draft_price_is_in_tokens_of_the_same_time(times: StepTimes) -> None:
-    times.record(0.012, num_decoding=4, num_prompt_tokens=0, num_drafts=2)
-    # A draft takes 1 ms, in which four rows at 10 ms a step give 0.4 tokens.
-    assert times.draft_price(4) == pytest.approx(0.4)
+def test_draft_prices_are_in_tokens_of_the_same_time(times: StepTimes) -> None:
+    times.record(0.014, num_decoding=4, num_prompt_tokens=0, num_drafts=1)
+    times.record(0.016, num_decoding=4, num_prompt_tokens=0, num_drafts=4)
+    # The first takes 4 ms, in which four rows at 10 ms a step give 1.6 tokens; four 1.5 ms each.
+    assert times.draft_prices(4, 5) == pytest.approx([1.6, 1.6, 0.6, 0.6, 0.6])
 
 
-def test_draft_price_before_any_draft_is_that_of_a_prompts_token(times: StepTimes) -> None:
-    assert times.draft_price(4) == 1.0
+def test_draft_prices_before_any_draft_are_those_of_a_prompts_token(times: StepTimes) -> None:
+    assert times.draft_prices(4, 2) == [math.inf, math.inf]
     times.record(0.050, num_decoding=0, num_prompt_tokens=100, num_drafts=0)
-    assert times.draft_price(4) == pytest.approx(0.2)
+    assert times.draft_prices(4, 2) == pytest.approx([0.2, 0.2])
 
 
-def test_draft_price_that_nobody_pays_falls(times: StepTimes) -> None:
+def test_draft_prices_before_any_decode_are_infinite() -> None:
+    assert StepTimes(2.5).draft_prices(1, 2) == [math.inf, math.inf]
+
+
+def test_draft_prices_that_nobody_pays_fall(times: StepTimes) -> None:
     times.record(0.030, num_decoding=4, num_prompt_tokens=0, num_drafts=2)
-    assert times.draft_price(4) == pytest.approx(4.0)
+    assert times.draft_prices(4, 2) == pytest.approx([4.0, 4.0])
     for _ in range(1000):
-        times.doubt_draft_price(4)
-    assert times.draft_price(4) < 1
+        times.doubt_draft_prices(4)
+    assert max(times.draft_prices(4, 2)) < 1
