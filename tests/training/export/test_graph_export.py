@@ -1,0 +1,176 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from everloop.errors import RefusedError
+from tests.tiny_model import make_tiny_checkpoint
+from training.export.architecture import read_architecture
+from training.export.config import ExportConfig
+from training.export.golden import greedy
+from training.export.graph_export import GraphExport, ProvenGraph
+from training.export.losses import session_losses
+from training.export.precision import choose
+from training.export.session import ReferenceRunner, open_session
+from training.export.speed import Speed
+
+LIFTED = {
+    "max_query_len": 32,
+    "max_int8_loss_increase": 1.0,
+    "max_int4_loss_increase": 1.0,
+    "max_int8_cache_loss_increase": 1.0,
+}
+Run = Callable[..., ProvenGraph]
+
+
+@pytest.fixture
+def run(tiny_checkpoint: Path, windows: np.ndarray, tmp_path: Path) -> Run:
+    """Export the tiny checkpoint with these settings into tmp_path / version."""
+
+    def run(
+        windows: np.ndarray = windows, checkpoint: Path = tiny_checkpoint, **settings: object
+    ) -> ProvenGraph:
+        for name in ("version", "scratch"):
+            shutil.rmtree(tmp_path / name, ignore_errors=True)
+            (tmp_path / name).mkdir()
+        export = GraphExport(
+            checkpoint=checkpoint,
+            architecture=read_architecture(checkpoint),
+            config=ExportConfig(**(LIFTED | settings)),
+            max_model_len=128,
+            windows=windows,
+            bytes_per_token=2.0,
+        )
+        return export.run(tmp_path / "version", tmp_path / "scratch")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("settings", "measured"),
+    [
+        ({"precision": "fp32"}, [("fp32", None, "fp32")]),
+        ({"precision": "int8"}, [("int8", 32, "fp32"), ("int8", 32, "int8")]),
+        ({"precision": "int4", "cache": "int8"}, [("int4", 32, "int8")]),
+        ({"precision": "fp32", "cache": "int8"}, [("fp32", None, "int8")]),
+    ],
+)
+def test_run_measures_what_is_wanted_and_keeps_the_last(
+    run: Run,
+    tmp_path: Path,
+    windows: np.ndarray,
+    settings: dict[str, str],
+    measured: list[tuple[str, int | None, str]],
+) -> None:
+    proven = run(**settings)
+
+    reports = proven.report.precisions
+    assert [(one.weights, one.block_size, one.cache) for one in reports] == measured
+    assert proven.precision == reports[-1]
+    assert sorted(path.name for path in (tmp_path / "version").iterdir()) == [
+        "model.onnx", "model.onnx.data",
+    ]  # fmt: skip
+    session = open_session(tmp_path / "version" / "model.onnx")
+    assert session_losses(session, windows).mean() == pytest.approx(
+        proven.report.val_loss, abs=1e-6
+    )
+    kinds = {tensor.type for tensor in session.get_inputs() if tensor.name.startswith("past")}
+    assert kinds == {"tensor(int8)" if measured[-1][2] == "int8" else "tensor(float)"}
+
+
+def test_run_reports_the_changes_of_weights_and_cache_apart(run: Run) -> None:
+    plain, quantized = run(precision="int8").report.precisions
+    fp32 = run(precision="fp32").report.val_loss
+
+    assert plain.weight_loss_increase == pytest.approx(plain.val_loss / fp32 - 1)
+    assert quantized.weight_loss_increase == plain.weight_loss_increase
+    assert plain.cache_loss_increase == 0
+    change = quantized.val_loss / plain.val_loss - 1
+    assert quantized.cache_loss_increase == pytest.approx(change)
+    assert quantized.val_loss != plain.val_loss
+    # Two layers of keys and values, two heads, 32 channels.
+    assert (plain.cache_bytes_per_token, quantized.cache_bytes_per_token) == (1024, 256)
+
+
+@pytest.fixture
+def own_windows(tiny_session: ort.InferenceSession) -> np.ndarray:
+    """What the model itself would say: anything that harms it raises the loss on them."""
+    runner = ReferenceRunner(tiny_session, slots=1, capacity=64)
+    starts = [[5, 40 + row, 90] for row in range(6)]
+    return np.array(
+        [[*start, *greedy(runner, start, 38).argmax(axis=-1).tolist()] for start in starts]
+    )
+
+
+def test_run_refuses_weights_that_lose_too_much_with_the_numbers(
+    run: Run, own_windows: np.ndarray, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        RefusedError,
+        match=r"int4 block 32 raises the validation loss from \d\.\d{4} to \d\.\d{4} nats per "
+        r"token \(\+\S+%\), the limit is \+0\.10% \(export\.max_int4_loss_increase\)\. Export",
+    ):
+        run(own_windows, precision="int4", max_int4_loss_increase=0.001)
+    assert list((tmp_path / "version").iterdir()) == []
+
+
+def test_run_keeps_an_fp32_cache_where_int8_loses_too_much(
+    run: Run, own_windows: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.export.cache_scales._STEPS", 1)  # nothing but -1, 0 and 1
+    limit = {"max_int8_cache_loss_increase": 0.001}
+
+    proven = run(own_windows, precision="int8", **limit)
+
+    assert (proven.precision.weights, proven.precision.cache) == ("int8", "fp32")
+    plain, quantized = proven.report.precisions
+    assert plain.refusal is None
+    assert quantized.cache_loss_increase > 0.001
+    assert "an int8 cache beside int8 block 32 raises" in str(quantized.refusal)
+    with pytest.raises(RefusedError, match=r"limit is \+0\.10% .*max_int8_cache_loss_increase"):
+        run(own_windows, precision="int8", cache="int8", **limit)
+
+
+def test_run_of_auto_keeps_what_its_rule_says_of_what_it_measured(
+    run: Run, own_windows: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.export.speed._ROUNDS", 1)
+
+    proven = run(own_windows, precision="auto", max_int4_loss_increase=0.001)
+
+    reports = proven.report.precisions
+    assert [(one.weights, one.cache, one.refusal is None) for one in reports] == [
+        ("fp32", "fp32", True),
+        ("fp32", "int8", True),
+        ("int8", "fp32", True),
+        ("int8", "int8", True),
+        ("int4", "fp32", False),
+    ]
+    assert [sorted(one.tokens_per_second) for one in reports] == [[1, 8]] * 4 + [[]]
+    assert proven.precision == choose(reports)
+    assert (tmp_path / "version" / "model.onnx.data").is_file()
+
+
+def test_run_of_auto_keeps_the_fastest(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def speeds(graphs: list[Path], max_chunk: int, progress: None) -> list[Speed]:
+        assert max_chunk == 32
+        return [Speed({1: 10.0 * (place == 2) + 1, 8: 8.0}, 1.0) for place in range(len(graphs))]
+
+    monkeypatch.setattr("training.export.graph_export.measure_speeds", speeds)
+
+    proven = run(precision="auto")
+
+    assert (proven.precision.weights, proven.precision.cache) == ("int8", "fp32")
+    assert proven.precision.tokens_per_second == {1: 11.0, 8: 8.0}
+
+
+def test_run_of_a_recurrent_family_measures_its_weights(run: Run, tmp_path: Path) -> None:
+    checkpoint = make_tiny_checkpoint(tmp_path / "gru", family="gru")
+
+    proven = run(checkpoint=checkpoint, precision="int8")
+
+    (report,) = proven.report.precisions
+    assert (report.weights, report.cache, report.cache_bytes_per_token) == ("int8", "fp32", 0)
