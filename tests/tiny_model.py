@@ -12,11 +12,19 @@ from transformers import (
     GemmaConfig,
     GenerationConfig,
     GPT2Config,
+    GPTNeoConfig,
+    GPTNeoXConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
+    Phi3Config,
+    PhiConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
+    Starcoder2Config,
 )
 
 from everloop.chat import CHAT_TEMPLATE
@@ -36,6 +44,8 @@ _DECODER = {
     "head_dim": 16,
     "initializer_range": 0.1,  # wide, so that logits differ clearly
 }
+_GROUPED = {name: size for name, size in _DECODER.items() if name != "head_dim"}
+_PLAIN = {name: size for name, size in _GROUPED.items() if name != "num_key_value_heads"}
 _WINDOW = {"sliding_window": 24}
 _RECURRENT = {"hidden_size": 64, "num_hidden_layers": 2, "initializer_range": 0.5}
 # Config class and sizes of every family that can be exported; layers with and without a window.
@@ -45,9 +55,7 @@ FAMILIES = {
     "mistral": (MistralConfig, _DECODER | _WINDOW),
     "qwen2": (
         Qwen2Config,
-        {name: size for name, size in _DECODER.items() if name != "head_dim"}
-        | _WINDOW
-        | {"use_sliding_window": True, "max_window_layers": 1},
+        _GROUPED | _WINDOW | {"use_sliding_window": True, "max_window_layers": 1},
     ),
     "gemma": (GemmaConfig, _DECODER),
     "gemma2": (Gemma2Config, _DECODER | _WINDOW | {"query_pre_attn_scalar": 24}),
@@ -59,6 +67,34 @@ FAMILIES = {
         GPT2Config,
         {"n_embd": 64, "n_inner": 96, "n_layer": 2, "n_head": 4, "initializer_range": 0.1},
     ),
+    "gpt_neo": (
+        GPTNeoConfig,
+        {
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_layers": 2,
+            "num_heads": 4,
+            "attention_types": [[["global", "local"], 1]],
+            "window_size": 24,
+            "initializer_range": 0.1,
+        },
+    ),
+    "gpt_neox": (GPTNeoXConfig, _PLAIN | {"hidden_size": 128, "rotary_pct": 0.5}),
+    "granite": (
+        GraniteConfig,
+        _GROUPED
+        | {
+            "embedding_multiplier": 4.0,
+            "attention_multiplier": 0.1,
+            "residual_multiplier": 0.5,
+            "logits_scaling": 2.0,
+        },
+    ),
+    "olmo2": (Olmo2Config, _GROUPED),
+    "phi": (PhiConfig, _GROUPED | {"hidden_size": 128, "partial_rotary_factor": 0.5}),
+    "phi3": (Phi3Config, _GROUPED | {"sliding_window": 24}),
+    "smollm3": (SmolLM3Config, _GROUPED | {"no_rope_layer_interval": 2}),
+    "starcoder2": (Starcoder2Config, _GROUPED | {"sliding_window": 24}),
     "lstm": (RnnConfig, _RECURRENT | {"cell": "lstm"}),
     "gru": (RnnConfig, _RECURRENT | {"cell": "gru"}),
 }
@@ -123,7 +159,8 @@ def make_tiny_checkpoint(
         model = AutoModelForCausalLM.from_config(config)
         for name, parameter in model.named_parameters():
             if family not in ("qwen3", "llama") and (".layers." in name or ".h." in name):
-                torch.nn.init.normal_(parameter, std=0.3)  # what is read outweighs the last token
+                # What is read outweighs the last token; GPT-Neo's scores are not scaled down.
+                torch.nn.init.normal_(parameter, std=0.2 if family == "gpt_neo" else 0.3)
             if "bias" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
             elif "norm" in name or ".ln_" in name:

@@ -28,12 +28,19 @@ _ACTIVATIONS: Mapping[str, str] = {
     "quick_gelu": "quick_gelu",
     "relu": "relu",
 }
-_LAYER_TYPES = ("full_attention", "sliding_attention")
+_EPSILONS = ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon")
+_LAYER_TYPES = {
+    "full_attention": False,
+    "sliding_attention": True,
+    "global": False,  # GPT-Neo's words
+    "local": True,
+}  # whether a window bounds what a token sees
 # Settings that change the result and have no place in the graph, unless they are off.
 _REFUSED = (
     "add_cross_attention",
     "is_encoder_decoder",
     "per_layer_config",
+    "qk_layernorm",
     "quantization_config",
     "use_bidirectional_attention",
 )
@@ -61,6 +68,7 @@ class Attention:
     Attributes:
         n_ff: width inside the MLP.
         softcap: of the attention's scores; 0 = none.
+        is_parallel: attention and MLP read the same residual.
         rotaries: by kind of layer.
     """
 
@@ -70,6 +78,7 @@ class Attention:
     n_ff: int
     activation: str
     softcap: float
+    is_parallel: bool
     rotaries: Mapping[str, Rotary]
     layers: tuple[AttentionLayer, ...]
 
@@ -89,6 +98,8 @@ class Architecture:
         max_seq_len: tokens that the model was made for.
         is_length_bound: whether more are impossible.
         embedding_scale: on the embedding; 1 = none.
+        residual_scale: on what attention and MLP add to the residual; 1 = none.
+        logits_scale: on the logits; 1 = none.
         logits_softcap: 0 = none.
     """
 
@@ -102,6 +113,8 @@ class Architecture:
     norm_epsilon: float
     is_tied: bool
     embedding_scale: float
+    residual_scale: float
+    logits_scale: float
     logits_softcap: float
     body: Attention | Recurrence
 
@@ -132,11 +145,17 @@ def read_architecture(checkpoint: Path) -> Architecture:
         vocab_size=config.vocab_size,
         max_seq_len=config.max_position_embeddings,
         is_length_bound=not is_recurrent,
-        norm_epsilon=_first(config, "rms_norm_eps", "layer_norm_epsilon", default=0.0),
+        norm_epsilon=_first(config, *_EPSILONS, default=0.0),
         is_tied=config.tie_word_embeddings,
-        embedding_scale=config.hidden_size**0.5 if family.scales_embedding else 1.0,
+        embedding_scale=(
+            config.hidden_size**0.5
+            if family.scales_embedding
+            else float(getattr(config, "embedding_multiplier", 1.0))
+        ),
+        residual_scale=float(getattr(config, "residual_multiplier", 1.0)),
+        logits_scale=1 / getattr(config, "logits_scaling", 1.0),
         logits_softcap=getattr(config, "final_logit_softcapping", None) or 0.0,
-        body=Recurrence(config.cell) if is_recurrent else _attention(path, config),
+        body=Recurrence(config.cell) if is_recurrent else _attention(path, config, family),
     )
 
 
@@ -162,10 +181,10 @@ def _family(path: Path, raw: Mapping[str, Any]) -> Family:
     return FAMILIES[names[0]]
 
 
-def _attention(path: Path, config: PreTrainedConfig) -> Attention:
+def _attention(path: Path, config: PreTrainedConfig, family: Family) -> Attention:
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    rotaries = read_rotaries(path, config, head_dim)
+    rotaries = read_rotaries(path, config, head_dim, allows_part=family.rotates_partly)
     return Attention(
         n_head=heads,
         n_kv_head=getattr(config, "num_key_value_heads", None) or heads,
@@ -173,9 +192,10 @@ def _attention(path: Path, config: PreTrainedConfig) -> Attention:
         n_ff=_first(config, "intermediate_size", "n_inner", default=4 * config.hidden_size),
         activation=_activation(path, config),
         softcap=getattr(config, "attn_logit_softcapping", None) or 0.0,
+        is_parallel=getattr(config, "use_parallel_residual", family.is_parallel),
         rotaries=rotaries,
         layers=tuple(
-            AttentionLayer(_scale(config, head_dim, layer), window, rotary)
+            AttentionLayer(_scale(config, family, head_dim, layer), window, rotary)
             for layer, (window, rotary) in enumerate(_layer_kinds(path, config, rotaries))
         ),
     )
@@ -190,8 +210,10 @@ def _activation(path: Path, config: PreTrainedConfig) -> str:
     return _ACTIVATIONS[name]
 
 
-def _scale(config: PreTrainedConfig, head_dim: int, layer: int) -> float:
-    if not getattr(config, "scale_attn_weights", True):
+def _scale(config: PreTrainedConfig, family: Family, head_dim: int, layer: int) -> float:
+    if hasattr(config, "attention_multiplier"):
+        return float(config.attention_multiplier)
+    if not (family.scales_attention and getattr(config, "scale_attn_weights", True)):
         scale = 1.0
     else:
         scale = float(getattr(config, "query_pre_attn_scalar", head_dim) ** -0.5)
@@ -204,21 +226,26 @@ def _layer_kinds(
     path: Path, config: PreTrainedConfig, rotaries: Mapping[str, Rotary]
 ) -> list[tuple[int | None, str | None]]:
     """Window and kind of rotary table of each layer."""
-    window = getattr(config, "sliding_window", None)
+    count = config.num_hidden_layers
+    window = _first(config, "sliding_window", "window_size", default=None)
     everywhere = "full_attention" if window is None else "sliding_attention"
-    kinds = getattr(config, "layer_types", None) or [everywhere] * config.num_hidden_layers
+    kinds = _first(config, "layer_types", "attention_layers", default=[everywhere] * count)
     unknown = sorted(set(kinds) - set(_LAYER_TYPES))
     if unknown:
         raise ArtifactError(
             f"{path}: layer_types {unknown} cannot be exported; supported: "
             f"{', '.join(_LAYER_TYPES)}."
         )
-    if window is None and "sliding_attention" in kinds:
+    if window is None and any(_LAYER_TYPES[kind] for kind in kinds):
         raise ArtifactError(f"{path}: layer_types has sliding_attention without a sliding_window.")
     only = "" if "" in rotaries else None
+    rotated = _first(config, "no_rope_layers", default=[1] * count)  # 1 = with rotary positions
     return [
-        (window if kind == "sliding_attention" else None, kind if kind in rotaries else only)
-        for kind in kinds
+        (
+            window if _LAYER_TYPES[kind] else None,
+            (kind if kind in rotaries else only) if is_rotated else None,
+        )
+        for kind, is_rotated in zip(kinds, rotated, strict=True)
     ]
 
 

@@ -43,7 +43,10 @@ class AttentionWriter:
         rows = nodes.reshape(attended, [-1, query_width], f"{prefix}.rows")  # (B S, H K)
         packed = nodes.gather(rows, "unpad_index", f"{prefix}.packed")  # (T, H K)
         output = {self._modules.name(layer, family.attention_output): width}
-        return self._modules.linear(packed, output, query_width, f"{prefix}.output")  # (T, D)
+        scale = self._modules.architecture.residual_scale
+        return self._modules.linear(
+            packed, output, query_width, f"{prefix}.output", scale=scale
+        )  # (T, D)
 
     def _query_key_value(self, layer: int, hidden: str, output: str) -> str:
         body, architecture = self._body, self._modules.architecture
@@ -55,7 +58,11 @@ class AttentionWriter:
             self._modules.name(layer, name): width
             for name, width in zip(names, widths, strict=True)
         }
-        return self._modules.linear(hidden, modules, architecture.n_embd, output)
+        order = None
+        if architecture.family.interleaves_heads:
+            order = np.arange(sum(widths)).reshape(body.n_head, 3, body.head_dim)
+            order = order.swapaxes(0, 1).flatten()
+        return self._modules.linear(hidden, modules, architecture.n_embd, output, order=order)
 
     def _normalize_heads(self, layer: int, qkv: str, norms: tuple[str, str]) -> str:
         """Normalize query and key heads before their rotation; the operator's own input for it is
@@ -63,17 +70,28 @@ class AttentionWriter:
         """
         modules, nodes, prefix = self._modules, self._modules.nodes, f"layers.{layer}.heads"
         head_dim = self._body.head_dim
-        heads = nodes.reshape(qkv, [-1, sum(self._heads), head_dim], prefix)  # (T, H + 2G, K)
-        sizes = nodes.constant("head_counts", np.array(self._heads, np.int64))
-        query, key, value = (f"{prefix}.{part}" for part in ("query", "key", "value"))
-        nodes.add("Split", [heads, sizes], [query, key, value], axis=1)  # (T, H, K), 2 (T, G, K)
+        together = modules.architecture.family.normalizes_heads_together
+        unit = head_dim if together else 1  # of the axis that is split
+        parts, query, key, value = prefix, *(f"{prefix}.{part}" for part in ("q", "k", "v"))
+        if together:
+            parts = qkv  # (T, (H + 2G) K)
+        else:
+            nodes.reshape(qkv, [-1, sum(self._heads), head_dim], parts)  # (T, H + 2G, K)
+        sizes = nodes.constant("head_sizes", np.array(self._heads, np.int64) * unit)
+        nodes.add("Split", [parts, sizes], [query, key, value], axis=1)
         normed = [
-            modules.head_norm(part, modules.name(layer, norm), head_dim, f"{part}_norm")
-            for part, norm in zip((query, key), norms, strict=True)
+            modules.rms_norm(
+                part,
+                modules.name(layer, norm),
+                heads * head_dim if together else head_dim,
+                f"{part}.norm",
+            )
+            for part, norm, heads in zip((query, key), norms, self._heads[:2], strict=True)
         ]
         joined = nodes.add("Concat", [*normed, value], [f"{prefix}.joined"], axis=1)
-        width = sum(self._heads) * head_dim
-        return nodes.reshape(joined, [-1, width], f"{prefix}.qkv")  # (T, (H + 2G) K)
+        if together:
+            return joined
+        return nodes.reshape(joined, [-1, sum(self._heads) * head_dim], f"{prefix}.qkv")
 
     def _attend(self, layer: int, padded: str, output: str) -> str:
         body, settings = self._body, self._body.layers[layer]

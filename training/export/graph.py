@@ -148,20 +148,28 @@ class _GraphWriter:
         return self._nodes.gather(constant(module, table), position, "position.embedding")  # (T, D)
 
     def _head(self, hidden: str) -> None:
+        """Logits (R, V): product, then bias, scale and soft cap where the family has them."""
         architecture, family, nodes = self._architecture, self._architecture.family, self._nodes
         shape = (architecture.vocab_size, architecture.n_embd)
-        cap = architecture.logits_softcap
-        output = "logits.uncapped" if cap else "logits"
+        steps: list[tuple[str, np.ndarray]] = []
+        if self._modules.has_bias(family.head):
+            steps.append(("Add", self._modules.take(f"{family.head}.bias", shape[0])))
+        if architecture.logits_scale != 1:
+            steps.append(("Mul", np.array(architecture.logits_scale, np.float32)))
+        if architecture.logits_softcap:
+            cap = np.array(architecture.logits_softcap, np.float32)
+            steps += [("Div", cap), ("Tanh", cap), ("Mul", cap)]
+        names = [*(f"logits.{number}" for number in range(len(steps))), "logits"]
         if architecture.is_tied:
-            nodes.shared_product(hidden, family.embedding, shape, output)
+            nodes.shared_product(hidden, family.embedding, shape, names[0])
         else:
             matrix = self._modules.take(f"{family.head}.weight", *shape)
-            nodes.linear(hidden, matrix, None, family.head, output)
-        if cap:
-            limit = nodes.constant("logits.cap", np.array(cap, np.float32))
-            share = nodes.add("Div", [output, limit], ["logits.share"])
-            bent = nodes.add("Tanh", [share], ["logits.bent"])
-            nodes.add("Mul", [bent, limit], ["logits"])
+            nodes.linear(hidden, matrix, None, family.head, names[0])
+        for (kind, value), given, output in zip(steps, names[:-1], names[1:], strict=True):
+            inputs = (
+                [given] if kind == "Tanh" else [given, nodes.constant(f"{output}.{kind}", value)]
+            )
+            nodes.add(kind, inputs, [output])
 
     def _inputs(self, state: Sequence[StateTensor]) -> list[onnx.ValueInfoProto]:
         declared: dict[str, tuple[int, list[str | int]]] = {

@@ -30,7 +30,20 @@ class Modules:
         """Take one tensor out of the checkpoint."""
         return self._weights.take(name, shape)
 
-    def linear(self, x: str, modules: Mapping[str, int], width: int, output: str) -> str:
+    def has_bias(self, module: str) -> bool:
+        """Whether the checkpoint holds a bias for a linear module."""
+        return self._weights.has(f"{module}.bias")
+
+    def linear(
+        self,
+        x: str,
+        modules: Mapping[str, int],
+        width: int,
+        output: str,
+        *,
+        scale: float = 1.0,
+        order: np.ndarray | None = None,
+    ) -> str:
         """Apply linear modules of one input width as one product.
 
         Args:
@@ -38,11 +51,17 @@ class Modules:
             modules: full names to numbers of outputs.
             width: inputs.
             output: (T, sum of the outputs).
+            scale: on the result.
+            order: of the outputs, where the checkpoint has another.
         """
         matrix = np.concatenate([self._matrix(name, n, width) for name, n in modules.items()])
         bias = None
-        if any(self._weights.has(f"{name}.bias") for name in modules):
+        if any(self.has_bias(name) for name in modules):
             bias = np.concatenate([self.take(f"{name}.bias", n) for name, n in modules.items()])
+        if order is not None:
+            matrix, bias = matrix[order], None if bias is None else bias[order]
+        if scale != 1:
+            matrix, bias = matrix * scale, None if bias is None else bias * scale
         return self.nodes.linear(x, matrix, bias, f"{output}.weight", output)
 
     def norm(self, x: str, module: str, output: str) -> str:
@@ -62,9 +81,9 @@ class Modules:
             return self.nodes.add_and_layer_norm(residual, update, weight, bias, epsilon, output)
         return self.nodes.add_and_rms_norm(residual, update, weight, epsilon, output)
 
-    def head_norm(self, x: str, module: str, head_dim: int, output: str) -> str:
-        """Normalize each head of (T, heads, head_dim)."""
-        weight = self._norm_weight(module, head_dim)
+    def rms_norm(self, x: str, module: str, width: int, output: str) -> str:
+        """Normalize the last axis, of any width, by its root mean square."""
+        weight = self._norm_weight(module, width)
         return self.nodes.rms_norm(x, weight, self.architecture.norm_epsilon, output)
 
     def _matrix(self, name: str, outputs: int, width: int) -> np.ndarray:

@@ -39,7 +39,9 @@ class Rotary:
         return (angles.cos() * self.scale).numpy(), (angles.sin() * self.scale).numpy()
 
 
-def read_rotaries(path: Path, config: PreTrainedConfig, head_dim: int) -> dict[str, Rotary]:
+def read_rotaries(
+    path: Path, config: PreTrainedConfig, head_dim: int, *, allows_part: bool = False
+) -> dict[str, Rotary]:
     """Read the rotary settings of a config by the kind of layer that they are for.
 
     A model with one table for all layers gives it under the empty name; one without rotary
@@ -49,6 +51,7 @@ def read_rotaries(path: Path, config: PreTrainedConfig, head_dim: int) -> dict[s
         path: of config.json, for messages.
         config: of the checkpoint.
         head_dim: width of a head.
+        allows_part: whether the family can rotate a part of the head.
 
     Raises:
         ArtifactError: a scaling depends on the length, or the head cannot be rotated.
@@ -58,7 +61,12 @@ def read_rotaries(path: Path, config: PreTrainedConfig, head_dim: int) -> dict[s
         return {}
     if head_dim % _DIVISOR:
         raise ArtifactError(f"{path}: head_dim must be divisible by {_DIVISOR}, got {head_dim}.")
-    if "rope_type" in parameters or "rope_theta" in parameters:
+    each = {"": parameters} if "rope_theta" in parameters else parameters
+    for of_kind in each.values():
+        share = of_kind.get("partial_rotary_factor", 1.0)
+        if share != 1 and not allows_part:
+            raise ArtifactError(f"{path}: partial_rotary_factor {share} cannot be exported.")
+    if "rope_theta" in parameters:
         return {"": _rotary(path, config, parameters, head_dim, None)}
     return {
         kind: _rotary(path, config, of_kind, head_dim, kind) for kind, of_kind in parameters.items()
@@ -73,11 +81,9 @@ def _rotary(
     layer_type: str | None,
 ) -> Rotary:
     rope_type = parameters.get("rope_type", "default")
-    share = parameters.get("partial_rotary_factor", 1.0)
-    if share != 1.0:
-        raise ArtifactError(f"{path}: partial_rotary_factor {share} cannot be exported.")
     if rope_type == "default":
-        exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+        width = int(head_dim * parameters.get("partial_rotary_factor", 1.0))
+        exponents = torch.arange(0, width, 2, dtype=torch.float32) / width
         frequencies = 1.0 / parameters["rope_theta"] ** exponents
         return Rotary(tuple(frequencies.tolist()), 1.0)
     if rope_type not in _SCALED:

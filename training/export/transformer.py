@@ -1,30 +1,12 @@
-"""The layers of a Transformer: norm, attention, norm, MLP, each added to the residual.
+"""The layers of a Transformer: attention and MLP, each added to the residual, with their norms.
 
 Only the positions of `logits_index` go through the final norm. Shapes as in `graph.py`.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
-
 from training.export.architecture import Attention
 from training.export.attention import AttentionWriter
+from training.export.mlp import write_mlp
 from training.export.modules import Modules
-from training.export.nodes import CONTRIB
-
-
-class _Operator(NamedTuple):
-    kind: str
-    domain: str
-    attributes: Mapping[str, Any]
-
-
-_ACTIVATIONS = {
-    "silu": _Operator("QuickGelu", CONTRIB, {"alpha": 1.0}),  # the same function in one node
-    "quick_gelu": _Operator("QuickGelu", CONTRIB, {"alpha": 1.702}),
-    "gelu": _Operator("Gelu", "", {}),
-    "gelu_tanh": _Operator("Gelu", "", {"approximate": "tanh"}),
-    "relu": _Operator("Relu", "", {}),
-}
 
 
 class TransformerWriter:
@@ -43,50 +25,45 @@ class TransformerWriter:
 
     def write(self, hidden: str, output: str) -> str:
         """Run the layers on the embedding (T, D); give the normalized rows `output` (R, D)."""
-        modules, family = self._modules, self._modules.architecture.family
-        last = self._modules.architecture.n_layer - 1
-        first = modules.name(0, family.attention_norm)
-        residual, normed = hidden, modules.norm(hidden, first, first)
-        for layer in range(last + 1):
-            attended = self._attention.write(layer, normed)  # (T, D)
-            attended = self._post_norm(layer, attended, family.attention_post_norm)
-            norm = modules.name(layer, family.mlp_norm)
-            normed, residual = modules.add_and_norm(residual, attended, norm, norm)
-            mlp = self._post_norm(layer, self._mlp(layer, normed), family.mlp_post_norm)  # (T, D)
-            if layer < last:
-                norm = modules.name(layer + 1, family.attention_norm)
-                normed, residual = modules.add_and_norm(residual, mlp, norm, norm)
+        modules, norm = self._modules, self._modules.architecture.family.attention_norm
+        residual, normed = hidden, self._norm(0, hidden, norm)
+        last = modules.architecture.n_layer - 1
+        for layer in range(last):
+            residual, update = self._layer(layer, residual, normed)  # (T, D) both
+            normed, residual = self._add_and_norm(layer + 1, residual, update, norm)
+        residual, update = self._layer(last, residual, normed)
         residual = modules.nodes.gather(residual, "logits_index", "wanted.residual")  # (R, D)
-        mlp = modules.nodes.gather(mlp, "logits_index", "wanted.mlp")  # (R, D)
-        return modules.add_and_norm(residual, mlp, family.final_norm, output)[0]
+        update = modules.nodes.gather(update, "logits_index", "wanted.update")  # (R, D)
+        family = modules.architecture.family
+        return modules.add_and_norm(residual, update, family.final_norm, output)[0]
 
-    def _post_norm(self, layer: int, update: str, norm: str | None) -> str:
+    def _layer(self, layer: int, residual: str, normed: str) -> tuple[str, str]:
+        """Give the residual and what is still to be added to it, so that the next norm can add."""
+        family = self._modules.architecture.family
+        attended = self._attention.write(layer, normed)  # (T, D)
+        attended = self._norm(layer, attended, family.attention_post_norm)
+        if self._body.is_parallel:
+            if family.mlp_norm != family.attention_norm:
+                normed = self._norm(layer, residual, family.mlp_norm)
+            mlp = write_mlp(self._modules, self._body, layer, normed)
+            both = self._modules.nodes.add("Add", [attended, mlp], [f"layers.{layer}.update"])
+            return residual, both
+        normed, residual = self._add_and_norm(layer, residual, attended, family.mlp_norm)
+        mlp = write_mlp(self._modules, self._body, layer, normed)  # (T, D)
+        return residual, self._norm(layer, mlp, family.mlp_post_norm)
+
+    def _norm(self, layer: int, x: str, norm: str | None) -> str:
         if norm is None:
-            return update
+            return x
         name = self._modules.name(layer, norm)
-        return self._modules.norm(update, name, name)
+        return self._modules.norm(x, name, name)
 
-    def _mlp(self, layer: int, hidden: str) -> str:
-        modules, nodes, prefix = self._modules, self._modules.nodes, f"layers.{layer}"
-        family, n_embd, n_ff = (
-            modules.architecture.family,
-            modules.architecture.n_embd,
-            self._body.n_ff,
-        )
-        width = n_ff * (1 + family.is_gated)
-        inputs = {
-            modules.name(layer, name): width // len(family.gate_up) for name in family.gate_up
-        }
-        active = modules.linear(hidden, inputs, n_embd, f"{prefix}.gate_up")  # (T, F) or (T, 2F)
-        if family.is_gated:
-            gate, up = f"{prefix}.gate", f"{prefix}.up"
-            nodes.add("Split", [active], [gate, up], axis=-1, num_outputs=2)  # (T, F) twice
-            active = nodes.add("Mul", [self._activate(gate), up], [f"{prefix}.gated"])
-        else:
-            active = self._activate(active)
-        down = {modules.name(layer, family.down): n_embd}
-        return modules.linear(active, down, n_ff, f"{prefix}.mlp")  # (T, D)
-
-    def _activate(self, x: str) -> str:
-        kind, domain, attributes = _ACTIVATIONS[self._body.activation]
-        return self._modules.nodes.add(kind, [x], [f"{x}.active"], domain=domain, **attributes)
+    def _add_and_norm(
+        self, layer: int, residual: str, update: str, norm: str | None
+    ) -> tuple[str, str]:
+        """The normalized sum and the sum; without a norm, the sum is both."""
+        if norm is None:
+            total = self._modules.nodes.add("Add", [residual, update], [f"{update}.sum"])
+            return total, total
+        name = self._modules.name(layer, norm)
+        return self._modules.add_and_norm(residual, update, name, name)

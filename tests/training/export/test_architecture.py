@@ -55,9 +55,11 @@ def test_read_architecture_names_what_is_supported(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="MambaForCausalLM cannot be exported; supported: "):
         read_architecture(checkpoint)
     assert sorted(FAMILIES) == [
-        "GPT2LMHeadModel", "Gemma2ForCausalLM", "Gemma3ForCausalLM", "GemmaForCausalLM",
-        "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM",
-        "RnnForCausalLM",
+        "GPT2LMHeadModel", "GPTNeoForCausalLM", "GPTNeoXForCausalLM", "Gemma2ForCausalLM",
+        "Gemma3ForCausalLM", "GemmaForCausalLM", "GraniteForCausalLM", "LlamaForCausalLM",
+        "MistralForCausalLM", "Olmo2ForCausalLM", "Phi3ForCausalLM", "PhiForCausalLM",
+        "Qwen2ForCausalLM", "Qwen3ForCausalLM", "RnnForCausalLM", "SmolLM3ForCausalLM",
+        "Starcoder2ForCausalLM",
     ]  # fmt: skip
 
 

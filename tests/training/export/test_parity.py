@@ -58,6 +58,20 @@ VARIANTS = {family: {"family": family} for family in FAMILIES} | {
     "gpt2 scaled by layer": {"family": "gpt2", "scale_attn_by_inverse_layer_idx": True},
     "gpt2 unscaled": {"family": "gpt2", "scale_attn_weights": False},
     "gpt2 relu": {"family": "gpt2", "activation_function": "relu", "n_inner": None},
+    "gpt_neox untied, one after the other": {
+        "family": "gpt_neox",
+        "is_tied": False,
+        "use_parallel_residual": False,
+        "rotary_pct": 1.0,
+    },
+    "phi untied": {"family": "phi", "is_tied": False},
+    "phi3 without window": {"family": "phi3", "sliding_window": None, "is_tied": False},
+    "smollm3 with windows": {
+        "family": "smollm3",
+        "use_sliding_window": True,
+        "sliding_window": 24,
+    },
+    "starcoder2 without bias": {"family": "starcoder2", "use_bias": False},
     "lstm untied, one layer": {"family": "lstm", "is_tied": False, "num_hidden_layers": 1},
     "gru untied, three layers": {"family": "gru", "is_tied": False, "num_hidden_layers": 3},
 }

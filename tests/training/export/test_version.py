@@ -173,10 +173,10 @@ def test_export_checkpoint_refuses_an_unknown_architecture(
 ) -> None:
     checkpoint = make_tiny_checkpoint(tmp_path / "checkpoint")
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    config["architectures"] = ["GPTNeoForCausalLM"]
+    config["architectures"] = ["BloomForCausalLM"]
     (checkpoint / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
-    with pytest.raises(ArtifactError, match=r"GPTNeoForCausalLM .* LlamaForCausalLM, Mistral"):
+    with pytest.raises(ArtifactError, match=r"BloomForCausalLM .* LlamaForCausalLM, Mistral"):
         export(checkpoint, windows, tmp_path)
 
 
