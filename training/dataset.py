@@ -11,6 +11,8 @@ import hashlib
 import platform
 import shutil
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 from pydantic import Field
 
@@ -22,6 +24,7 @@ from training.cleaning.config import CleanConfig
 from training.cleaning.source_reader import SourceReader, topics_seen
 from training.cleaning.stages import Stages, deal
 from training.corpus import Conversation, Dropped, Origin
+from training.data_card import CardBuilder
 from training.dataset_folder import (
     DatasetWriter,
     read_dropped,
@@ -140,13 +143,17 @@ def split_of(
 
 def _write(config: DataConfig, home: Home, stages: Stages) -> DatasetInfo:
     licences: set[str] = set()
+    builder = CardBuilder()
     with DatasetWriter(home) as writer:
         for item in stages.results():
             if isinstance(item, Dropped):
                 writer.drop(item)
+                builder.drop(item)
             else:
                 row = _row(item, config)
-                writer.add(row, _origin(row, item))
+                origin = _origin(row, item)
+                writer.add(row, origin)
+                builder.add(row, origin)
                 licences.add(item.licence)
         _check_topics(config.exclude_topics, topics_seen(stages.folder))
         _check_rows(writer, config)
@@ -157,7 +164,18 @@ def _write(config: DataConfig, home: Home, stages: Stages) -> DatasetInfo:
             masked=stages.masked(),
             python_version=platform.python_version() if with_docs else None,
             parent=config.parent,
+            describe=partial(_describe, builder, config),
         )
+
+
+def _describe(builder: CardBuilder, config: DataConfig, info: DatasetInfo, folder: Path) -> None:
+    """Put the data card beside the rows."""
+    # Imported here: the plots are needed at the end of a build alone.
+    from training.data_card_page import render_card
+
+    card = builder.finish(info, config.model_dump(mode="json", exclude={"executor"}))
+    (folder / "card.json").write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (folder / "card.html").write_text(render_card(card), encoding="utf-8")
 
 
 def _row(item: Document | Conversation, config: DataConfig) -> DatasetRow:

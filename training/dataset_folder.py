@@ -11,7 +11,7 @@ import os
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -90,8 +90,12 @@ class DatasetWriter:
         masked: dict[str, int] | None = None,
         python_version: str | None = None,
         parent: str | None = None,
+        describe: Callable[[DatasetInfo, Path], None] | None = None,
     ) -> DatasetInfo:
         """Name the version after its content and put it into place.
+
+        Args:
+            describe: is given the summary and the folder before it is closed, to add files to it.
 
         Returns:
             Its summary; that of the version in place if the same rows were written before.
@@ -113,6 +117,8 @@ class DatasetWriter:
             python_version=python_version,
             parent=parent,
         )
+        if describe is not None:
+            describe(info, self._staging)
         return _put_into_place(self._staging, self._root / info.id, info)
 
     def _close(self) -> None:

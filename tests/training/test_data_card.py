@@ -1,0 +1,66 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from everloop.settings import Home
+from tests.training.cleaning.corpus import config, write_corpus
+from training.data_card import DataCard
+from training.dataset import build_dataset
+
+HOSTILE = "short <script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset whose drops try to break out of the page."""
+    root = tmp_path_factory.mktemp("card")
+    corpus = write_corpus(root / "corpus", files=2)
+    with (corpus / "0.jsonl").open("a") as file:
+        file.write(f'{{"text": "{HOSTILE}"}}\n')
+    home = Home(root / "home")
+    return home.data / build_dataset(config(corpus), home).id
+
+
+@pytest.fixture(scope="module")
+def card(folder: Path) -> DataCard:
+    return DataCard.model_validate_json((folder / "card.json").read_text(encoding="utf-8"))
+
+
+def test_card_counts_what_was_read_kept_and_dropped(card: DataCard) -> None:
+    assert (card.read, card.dataset.rows) == (33, 26)
+    assert card.left_after == {"length": 30, "duplicates": 26}
+    (collection,) = card.collections
+    assert (collection.name, collection.licence, collection.rows) == ("corpus", "MIT", 26)
+    assert card.characters == collection.characters > 26 * 100
+    assert sum(one.rows for one in card.lengths) == 26
+    assert all(one.low < one.high for one in card.lengths)
+    assert sum(card.languages.values()) == 26
+    assert sum(card.repeated.values()) == 4
+
+
+def test_card_samples_every_reason_and_kind(card: DataCard) -> None:
+    reasons = {(sample.step, sample.reason) for sample in card.drop_samples}
+    assert reasons == {
+        ("length", "too_short"), ("duplicates", "duplicate"), ("duplicates", "near_duplicate"),
+    }  # fmt: skip
+    assert len([one for one in card.drop_samples if one.step == "length"]) == 3
+    assert {sample.kind for sample in card.row_samples} == {"text"}
+
+
+def test_page_needs_nothing_else_and_escapes_texts(folder: Path) -> None:
+    page = (folder / "card.html").read_text(encoding="utf-8")
+    assert re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=", page) == []
+    assert HOSTILE not in page
+    assert "short &lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert page.count('class="plotly-graph-div"') == 4
+    assert "near duplicate" in page
+
+
+def test_card_is_the_same_in_every_build(folder: Path, card: DataCard, tmp_path: Path) -> None:
+    corpus = folder.parents[2] / "corpus"
+    home = Home(tmp_path)
+    again = home.data / build_dataset(config(corpus), home).id / "card.json"
+    other = DataCard.model_validate_json(again.read_text(encoding="utf-8"))
+    fields = {"built_at", "dataset"}
+    assert other.model_dump(exclude=fields) == card.model_dump(exclude=fields)
