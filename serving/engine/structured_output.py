@@ -15,6 +15,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
 from everloop.errors import DataError, EngineError
+from serving.engine.grammar_tokens import GrammarTokens
 from serving.engine.sampling_params import StructuredOutput
 from serving.engine.vocabulary import Vocabulary
 
@@ -100,7 +101,7 @@ class GrammarCompiler:
                 "so no grammar can be kept; byte-level and SentencePiece tokenizers do."
             )
         if self._tokenizer is None:
-            tokens = _Tokens(self._vocabulary, self._vocab_size, self._eos_token_ids)
+            tokens = GrammarTokens(self._vocabulary, self._vocab_size, self._eos_token_ids)
             self._tokenizer = LLTokenizer(
                 TokenizerWrapper(tokens), eos_token=self._eos_token_ids or None
             )
@@ -166,27 +167,6 @@ class GrammarMatcher:
         if self._matcher.is_error() or self._seconds_left < 0:
             reason = _sentence(self._matcher.get_error() or "it takes too long")
             raise EngineError(f"the grammar cannot be followed further: {reason}.")
-
-
-class _Tokens:
-    """A tokenizer in the form that llguidance asks for."""
-
-    bos_token_id = None
-
-    def __init__(self, vocabulary: Vocabulary, vocab_size: int, eos_token_ids: list[int]) -> None:
-        self._tokenizer = vocabulary.tokenizer
-        self.tokens = [vocabulary.bytes_of(token_id) for token_id in range(vocab_size)]
-        self.special_token_ids = [
-            token_id
-            for token_id in range(vocab_size)
-            if vocabulary.is_special(token_id) or token_id in eos_token_ids
-        ]
-        # Without one the library adds one of its own, behind the others.
-        self.eos_token_id = eos_token_ids[0] if eos_token_ids else None
-
-    def __call__(self, text: str) -> list[int]:
-        token_ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return token_ids
 
 
 def _grammar(structured: StructuredOutput) -> str:
