@@ -34,6 +34,7 @@ PREFILL_TOKENS = 512
 MAX_MODEL_LEN = 1024
 ROWS = (1, 8, 16, 32)
 OURS = "everloop"
+_ANY_SLOWDOWN = 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,11 +199,14 @@ def names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
 
 
 def engine_config(allow_spinning: bool) -> EngineConfig:
-    """The defaults without speculation: a random model repeats itself, which drafts guess."""
-    fields: dict[str, object] = {"allow_spinning": allow_spinning}
-    if "speculation" in EngineConfig.model_fields:
-        fields["speculation"] = "off"
-    return EngineConfig.model_validate(fields)
+    """Settings for rows that start together, as a static batch does.
+
+    No speculation: a random model repeats itself, which drafts guess. And prompts are read without
+    regard for the rows that were read first, so that all begin within a few steps.
+    """
+    return EngineConfig(
+        allow_spinning=allow_spinning, speculation="off", max_slowdown=_ANY_SLOWDOWN
+    )
 
 
 def read_options() -> argparse.Namespace:

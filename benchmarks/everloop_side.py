@@ -54,7 +54,11 @@ class EverloopSide:
         shutil.rmtree(self._folder)
 
     def decode(self, prompts: Prompts, tokens: int) -> float:
-        """Tokens per second of all rows together, counted after the last row's first token."""
+        """Tokens per second of all rows together, counted after the last row's first token.
+
+        Raises:
+            RuntimeError: a row ended before the last token was counted.
+        """
         # Rows that got their first token early must still run when the last one is counted.
         params = SamplingParams(max_tokens=tokens + 64, temperature=0.0, ignore_eos=True)
         for number, prompt in enumerate(prompts):
@@ -70,6 +74,8 @@ class EverloopSide:
         for number in range(len(prompts)):
             self.engine.abort_request(str(number))
         self.engine.step()
+        if generated < tokens * len(prompts):
+            raise RuntimeError(f"{generated} tokens came of {len(prompts)} rows in {tokens} steps.")
         return generated / seconds
 
     def prefill(self, prompt: list[int]) -> float:

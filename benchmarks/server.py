@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks import bare_loop
-from benchmarks.engine import engine_config, names
+from benchmarks.engine import names
 from benchmarks.peers import genai, llama_cpp
 from benchmarks.peers.genai import GenaiSide
 from benchmarks.precisions import PRECISIONS, Precision
@@ -177,7 +177,8 @@ def main() -> None:
         peers=arguments.peers,
         shape=TINY if arguments.tiny else SMOLLM2_135M,
         sizes=sizes_of(arguments),
-        config=engine_config(arguments.spinning),
+        # No speculation: a random model repeats itself, which drafts guess.
+        config=EngineConfig(allow_spinning=arguments.spinning, speculation="off"),
     )
     pressure = idle_pressure()
     with (
