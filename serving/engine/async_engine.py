@@ -95,11 +95,15 @@ class AsyncEngine:
         the grace to finish and are aborted after it. Returns when the old one is gone.
 
         Raises:
-            ArtifactError, ConfigError: the version cannot be loaded; nothing has changed.
+            ArtifactError, ConfigError: the version cannot be loaded, or does not fit beside those
+                that are loaded; nothing has changed.
             EngineStoppedError: the engine is shutting down.
         """
         async with self._swap_lock:
-            engine = await asyncio.to_thread(LLMEngine.load, folder, self._config, self._observer)
+            loaded_bytes = sum(version.engine.memory.total for version in self._versions)
+            engine = await asyncio.to_thread(
+                LLMEngine.load, folder, self._config, self._observer, loaded_bytes=loaded_bytes
+            )
             self._check_accepting()
             max_unfinished = self._config.max_num_seqs + self._config.max_queue
             previous, self._current = self._current, LoadedVersion(engine, max_unfinished)

@@ -12,12 +12,8 @@ from everloop.errors import EngineError
 from everloop.manifest import Manifest, verify
 from serving.engine.cache import SlotCache
 from serving.engine.config import EngineConfig
-from serving.engine.loading import (
-    check_golden,
-    check_memory,
-    load_chat_template,
-    load_tokenizer,
-)
+from serving.engine.loading import check_golden, load_chat_template, load_tokenizer
+from serving.engine.memory import check_memory, needed_memory
 from serving.engine.model_runner import ModelRunner
 from serving.engine.observer import EngineObserver, SilentObserver
 from serving.engine.output_processor import OutputProcessor
@@ -42,12 +38,14 @@ class LLMEngine:
         manifest: of the version.
         tokenizer: of the version.
         chat_template: None for a model that only completes text.
+        memory: what it takes.
     """
 
     def __init__(
         self, folder: Path, manifest: Manifest, config: EngineConfig, observer: EngineObserver
     ) -> None:
         self.manifest = manifest
+        self.memory = needed_memory(folder, manifest, config)
         self.tokenizer = load_tokenizer(folder, manifest)
         self._factory = SequenceFactory(manifest, self.tokenizer)
         self.chat_template = load_chat_template(folder, manifest, self.tokenizer)
@@ -70,9 +68,20 @@ class LLMEngine:
 
     @classmethod
     def load(
-        cls, folder: Path, config: EngineConfig, observer: EngineObserver | None = None
+        cls,
+        folder: Path,
+        config: EngineConfig,
+        observer: EngineObserver | None = None,
+        *,
+        loaded_bytes: int = 0,
     ) -> "LLMEngine":
         """Open a model version and prove that it generates what it generated when it was exported.
+
+        Args:
+            folder: of the version.
+            config: limits and threads.
+            observer: hears of every step after the proof.
+            loaded_bytes: what the versions take that stay loaded beside it.
 
         Raises:
             ArtifactError: a file is missing, changed or of another kind, or a golden continuation
@@ -81,7 +90,7 @@ class LLMEngine:
         """
         started = time.monotonic()
         manifest = verify(folder)
-        check_memory(folder, manifest, config)
+        check_memory(folder, manifest, config, loaded_bytes)
         engine = cls(folder, manifest, config, SilentObserver())
         engine._run_probe(0, min(config.max_num_batched_tokens, manifest.max_query_len))
         check_golden(engine.generate, folder)
@@ -182,6 +191,7 @@ class LLMEngine:
             self._outputs.admit(sequence, started)
         for copy in schedule.copies:
             self._model_runner.state.copy_prefix(copy.source, copy.target, copy.num_tokens)
+        accepted = 0
         for rows in schedule.batches:
             try:
                 sampled = self._run(rows)
@@ -189,8 +199,9 @@ class LLMEngine:
                 logger.exception("step failed version=%s requests=%d", self._tag, len(rows))
                 outputs += self._fail(rows)
             else:
+                accepted += sum(new.num_accepted for new in sampled)
                 outputs += self._advance(rows, sampled, time.monotonic())
-        self._note_step(schedule, time.monotonic() - started)
+        self._note_step(schedule, accepted, time.monotonic() - started)
         return outputs
 
     def generate(
@@ -276,12 +287,14 @@ class LLMEngine:
         eos_token_ids = frozenset(self.manifest.special_tokens.eos_token_ids)
         self._outputs = OutputProcessor(self._tag, eos_token_ids, observer)
 
-    def _note_step(self, schedule: Schedule, seconds: float) -> None:
+    def _note_step(self, schedule: Schedule, accepted: int, seconds: float) -> None:
         self._times.record(
             seconds, schedule.num_decoding, schedule.num_prompt_tokens, schedule.num_drafts
         )
         batch_size = sum(map(len, schedule.batches))
         if batch_size:
             self._observer.step(self._tag, seconds, batch_size)
+        if schedule.num_drafts:
+            self._observer.drafted(self._tag, schedule.num_drafts, accepted)
         running, waiting = len(self._scheduler.running), len(self._scheduler.waiting)
         self._observer.load(self._tag, running, waiting, self._cache.usage_ratio)

@@ -11,7 +11,6 @@ from tokenizers import Tokenizer
 from everloop.chat import ChatTemplate
 from everloop.errors import ArtifactError
 from everloop.manifest import Golden, Manifest
-from serving.engine.memory import check_memory as check_memory
 from serving.engine.sampling_params import SamplingParams
 from serving.engine.sequence import GenerationResult
 

@@ -1,5 +1,6 @@
 """What a version needs is said and held against what is free before it is loaded."""
 
+import asyncio
 from pathlib import Path
 
 import psutil
@@ -7,6 +8,7 @@ import pytest
 
 from everloop.errors import ConfigError
 from everloop.manifest import Manifest, read_manifest
+from serving.engine.async_engine import AsyncEngine
 from serving.engine.config import EngineConfig
 from serving.engine.llm_engine import LLMEngine
 from serving.engine.memory import Memory, check_memory, needed_memory
@@ -109,3 +111,21 @@ def test_check_memory_keeps_what_loaded_versions_were_promised(
 def test_load_refuses_what_does_not_fit_into_memory(tiny_version: Path) -> None:
     with pytest.raises(ConfigError, match=r"for the cache \(32 sequences"):
         LLMEngine.load(tiny_version, EngineConfig(max_memory_bytes=2_000_000))
+
+
+def test_swap_is_refused_when_both_versions_do_not_fit(
+    tiny_version: Path, other_tiny_version: Path, manifest: Manifest
+) -> None:
+    total = needed_memory(tiny_version, manifest, limited(1)).total
+
+    async def main() -> list[str]:
+        engine = AsyncEngine(limited(total * 3 // 2))
+        await engine.start()
+        await engine.swap(tiny_version, grace_seconds=1)
+        with pytest.raises(ConfigError, match="beside 33 MiB of loaded versions"):
+            await engine.swap(other_tiny_version, grace_seconds=1)
+        versions = engine.versions
+        await engine.stop(drain_seconds=1)
+        return versions
+
+    assert asyncio.run(main()) == [manifest.tag]
