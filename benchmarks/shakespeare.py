@@ -5,11 +5,12 @@
 The text is nanoGPT's: 1,115,394 characters, the last tenth for validation, 65 symbols (three more
 tokens are the project's special ones and never occur). Every run has the same wall-clock budget,
 its own validations and saves included; the loss is then taken over the whole validation split, in
-fp32. nanoGPT's CPU recipe at 5,000 iterations took 167 s on the machine of the targets for 1.63 (its
-own estimate over 20 batches); after three minutes on an A100 it states 1.4697.
+fp32. nanoGPT's CPU recipe at 5,000 iterations took 167 s on the machine of the targets for 1.63
+(its own estimate over 20 batches); after three minutes on an A100 it states 1.4697.
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -58,17 +59,17 @@ def recipe(kind: Kind, seconds: float, seed: int, threads: int | None) -> Pretra
 def train(folder: Path, kind: Kind, seconds: float, seed: int, processes: int) -> Path:
     """Train in as many processes, and give the checkpoint."""
     arguments = [str(folder), kind, str(seconds), str(seed), str(processes)]
-    if processes == 1:
-        train_here(arguments)
-    else:
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-        worker = ["-m", "benchmarks.shakespeare", "--worker", *arguments]
-        subprocess.run([sys.executable, *launcher, str(processes), *worker], check=True)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [*(launcher if processes > 1 else []), "-m", "benchmarks.shakespeare", "--worker"]
+    # As the command line does, and before torch is imported: threads that wait by spinning are
+    # slower by far as soon as another process wants a core.
+    environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+    subprocess.run([sys.executable, *command, *arguments], check=True, env=environment)
     return folder / f"{kind}-{seed}" / "checkpoint"
 
 
 def train_here(arguments: list[str]) -> None:
-    """Train in this process, one of those that torchrun starts or the only one."""
+    """Train in this process, the only one or one of those that torchrun starts."""
     folder, kind, seconds, seed, processes = arguments
     chosen: Kind = next(known for known in TARGETS if known == kind)
     config = recipe(chosen, float(seconds), int(seed), 1 if int(processes) > 1 else None)
