@@ -170,13 +170,17 @@ def up(
 @app.command()
 def chat(
     url: Annotated[str, typer.Option(help="Base URL of the service.")] = DEFAULT_URL,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer.")] = 200,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="0: always the same.")] = 0.0,
+    system: Annotated[str | None, typer.Option(help="What the model is told first.")] = None,
 ) -> None:
     """Talk to a running service; rate answers with /up, /down and /fix."""
     from rich.console import Console
 
+    from everloop.terminal_chat import ChatOptions
     from everloop.terminal_chat import chat as run_chat
 
-    run_chat(url, Console())
+    run_chat(url, Console(), ChatOptions(max_tokens, temperature, system))
 
 
 @drift.command("report")
