@@ -25,6 +25,9 @@ class Grammar(Protocol):
     def is_complete(self) -> bool:
         """Whether nothing can follow."""
 
+    def forced_token_ids(self) -> list[int]:
+        """The tokens that must come next, as far as there is no choice."""
+
     def mask(self, logits: Logits) -> None:
         """Set the logits of all tokens that cannot come next to minus infinity."""
 
@@ -68,6 +71,11 @@ class LogitsProcessor:
     def is_complete(self) -> bool:
         """Whether a structured output is whole, so that nothing can follow."""
         return self._grammar is not None and self._grammar.is_complete
+
+    @property
+    def forced_token_ids(self) -> list[int]:
+        """The tokens that must come next, as far as a structured output leaves no choice."""
+        return [] if self._grammar is None else self._grammar.forced_token_ids()
 
     def apply(self, logits: Logits) -> None:
         """Change the logits of the next token, (V,), in place."""

@@ -4,6 +4,7 @@ One run of the graph checks the drafts of all rows. Which tokens come out does n
 row_sampler); how many come out of a step does. A draft takes time from every row of its step, so
 how long it may be follows from how often the sequence's table was right and from what drafts were
 measured to cost at this number of rows: at many rows that is usually more than they are worth.
+Where a structured output leaves no choice, what must come is a draft that is never wrong.
 """
 
 from serving.engine.draft_table import DraftTable
@@ -46,14 +47,17 @@ class Drafter:
         return drafts
 
     def _draft(self, sequence: Sequence, prices: list[float], num_rows: int) -> list[int]:
+        # Nothing is checked behind the answer's last token.
+        left = sequence.params.max_tokens - sequence.num_completion_tokens - 1
+        forced = sequence.logits_processor and sequence.logits_processor.forced_token_ids
+        if forced:
+            return forced[: best_length(1.0, prices[: min(left, len(forced))], num_rows)]
         table = sequence.draft_table
         if table is None:
             table = sequence.draft_table = DraftTable()
         table.read(sequence.token_ids, sequence.num_prompt_tokens)
         if not table.has_draft:
             return []
-        # Nothing is checked behind the answer's last token.
-        left = sequence.params.max_tokens - sequence.num_completion_tokens - 1
         count = best_length(table.hit_rate, prices[:left], num_rows)
         return table.draft(sequence.token_ids, count)
 

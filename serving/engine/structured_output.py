@@ -135,6 +135,10 @@ class GrammarMatcher:
         """Whether nothing can follow."""
         return self._matcher.is_stopped()
 
+    def forced_token_ids(self) -> list[int]:
+        """The tokens that must come next, as far as the grammar leaves no choice."""
+        return self._matcher.compute_ff_tokens()
+
     def mask(self, logits: NDArray[np.float32]) -> None:
         """Set the logits, (V,), of all tokens that cannot come next to minus infinity.
 

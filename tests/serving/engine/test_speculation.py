@@ -1,10 +1,13 @@
 import pytest
 
-from serving.engine.sampling_params import SamplingParams
+from serving.engine.logits_processor import LogitsProcessor
+from serving.engine.sampling_params import SamplingParams, StructuredOutput
 from serving.engine.sequence import Sequence
 from serving.engine.speculation import Drafter, best_length
 from serving.engine.step_times import StepTimes
-from tests.serving.engine.conftest import make_sequence
+from serving.engine.structured_output import GrammarCompiler
+from serving.engine.vocabulary import Vocabulary
+from tests.serving.engine.conftest import byte_tokenizer, make_sequence
 
 
 @pytest.mark.parametrize(
@@ -17,7 +20,7 @@ from tests.serving.engine.conftest import make_sequence
         (0.3, [0.2] * 8, 1, 1),
         (0.3, [0.4, 0.3, 0.3], 1, 0),  # the first step up costs more than it gives
         (0.9, [0.4, 0.3, 0.2], 1, 3),
-        (0.9, [0.8] * 8, 8, 1),
+        (0.9, [0.8] * 8, 8, 2),
         (0.0, [0.0] * 8, 1, 0),
         (0.9, [], 1, 0),
     ],
@@ -47,6 +50,24 @@ def _sequence(max_tokens: int = 20) -> Sequence:
 def test_draft_is_as_long_as_it_pays() -> None:
     sequence = _sequence()
     assert Drafter(_times(0.12), 8).draft([sequence], 30, 30) == {sequence: [4, 5]}
+
+
+def test_draft_is_what_a_structured_output_forces() -> None:
+    vocabulary = Vocabulary(byte_tokenizer())
+    structured = StructuredOutput("regex", "[xy]abcdef")
+    sequence = _sequence(6)
+    grammar = GrammarCompiler(vocabulary, 257, [0]).start(structured)
+    sequence.logits_processor = LogitsProcessor(sequence.params, [], [0], grammar)
+    drafter = Drafter(_times(0.5), 4)
+    # Before the choice of x or y nothing is forced, and a guess is not worth its price.
+    assert drafter.draft([sequence], 30, 30) == {}
+    [x] = vocabulary.tokenizer.encode("x").ids
+    sequence.logits_processor.accept(x)
+    sequence.token_ids.append(x)
+    assert drafter.draft([sequence], 30, 30) == {sequence: vocabulary.tokenizer.encode("abcd").ids}
+    assert drafter.draft([sequence], 2, 30) == {sequence: vocabulary.tokenizer.encode("ab").ids}
+    sequence.token_ids += vocabulary.tokenizer.encode("abc").ids
+    assert drafter.draft([sequence], 30, 30) == {sequence: vocabulary.tokenizer.encode("a").ids}
 
 
 @pytest.mark.parametrize(
