@@ -116,7 +116,7 @@ def test_oldest_turns_are_left_out_when_they_do_not_fit(talk, recorder, console)
 
 
 def test_question_that_fits_alone_gets_a_shorter_answer(talk, engine):
-    talk.take("x" * 445)
+    talk.take("x" * 460)
     assert engine.requests[0][1].max_tokens < 20
 
 
