@@ -60,8 +60,8 @@ class AttentionWriter:
         }
         order = None
         if architecture.family.interleaves_heads:
-            order = np.arange(sum(widths)).reshape(body.n_head, 3, body.head_dim)
-            order = order.swapaxes(0, 1).flatten()
+            by_head = np.arange(sum(widths)).reshape(body.n_head, 3, body.head_dim)
+            order = by_head.swapaxes(0, 1).flatten()
         return self._modules.linear(hidden, modules, architecture.n_embd, output, order=order)
 
     def _normalize_heads(self, layer: int, qkv: str, norms: tuple[str, str]) -> str:
