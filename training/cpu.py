@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -27,7 +28,9 @@ def training_session(num_threads: int | None) -> Iterator[None]:
     # One bar is shown, the run's own, not one per saved file.
     transformers_logging.disable_progress_bar()
     try:
-        with _keep_freed_memory():
+        with _keep_freed_memory(), warnings.catch_warnings():
+            # TRL and PEFT still use names that transformers has deprecated.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
             yield
     finally:
         torch.set_num_threads(before)

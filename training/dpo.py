@@ -4,9 +4,7 @@ Source: Rafailov et al. 2023, Direct Preference Optimization, arXiv:2305.18290.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
-from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import DPOConfig as TrlConfig
 from trl import DPOTrainer
@@ -15,7 +13,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from everloop.records import DatasetRow
 from training.config import DpoConfig
 from training.encoded_rows import EncodedRows
-from training.method import EncodedAlready, Method, OrderedRows, Parts
+from training.method import EncodedAlready, Method, OrderedRows, Parts, as_dataset
 from training.preference_rows import PairRow, encode_pairs
 from training.recipe import RecipeMixin
 
@@ -48,15 +46,11 @@ def _make_trainer(parts: Parts) -> DpoRunTrainer:
         data_collator=DataCollatorForPreference(
             pad_token_id=parts.tokenizer.pad_token_id, pad_to_multiple_of=32
         ),
-        train_dataset=_dataset(parts.learnt),
-        eval_dataset=_dataset(parts.held),
+        train_dataset=as_dataset(parts.learnt),
+        eval_dataset=as_dataset(parts.held),
         processing_class=parts.tokenizer,
         peft_config=parts.lora,
     )
-
-
-def _dataset(encoded: EncodedRows[PairRow]) -> Dataset:
-    return Dataset.from_list([asdict(row) for row in encoded.rows])
 
 
 DPO = Method("dpo", "learn from pairs", 0.02, _encode, _make_trainer, passes=2)

@@ -5,10 +5,9 @@ arXiv:2402.01306.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import KTOConfig as TrlConfig
 from trl import KTOTrainer
@@ -18,7 +17,7 @@ from everloop.errors import DataError
 from everloop.records import DatasetRow
 from training.config import KtoConfig
 from training.encoded_rows import EncodedRows
-from training.method import EncodedAlready, Method, OrderedRows, Parts
+from training.method import EncodedAlready, Method, OrderedRows, Parts, as_dataset
 from training.preference_rows import RatedRow, encode_rated
 from training.recipe import RecipeMixin
 
@@ -90,15 +89,11 @@ def _make_trainer(parts: Parts) -> KtoRunTrainer:
             undesirable_weight=undesirable_weight(parts.learnt.rows, config),
         ),
         data_collator=MismatchingCollator(parts.tokenizer.pad_token_id, pad_to_multiple_of=32),
-        train_dataset=_dataset(parts.learnt),
-        eval_dataset=_dataset(parts.held),
+        train_dataset=as_dataset(parts.learnt),
+        eval_dataset=as_dataset(parts.held),
         processing_class=parts.tokenizer,
         peft_config=parts.lora,
     )
-
-
-def _dataset(encoded: EncodedRows[RatedRow]) -> Dataset:
-    return Dataset.from_list([asdict(row) for row in encoded.rows])
 
 
 KTO = Method("kto", "learn from ratings", 0.02, _encode, _make_trainer, passes=2)

@@ -36,9 +36,10 @@ def load_network(folder: Path, *, device: str = "cpu") -> PreTrainedModel:
                 output_loading_info=True,
                 **settings,
             )
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # each library under it has errors of its own, without a base
+        reason = " ".join(str(error).split())
         raise ArtifactError(
-            f"{folder} cannot be loaded as a {kind} model ({str(error).splitlines()[0]}). Its "
+            f"{folder} cannot be loaded as a {kind} model ({reason}). Its "
             "config.json and its weights must belong together."
         ) from error
     _check_report(folder, kind, report)

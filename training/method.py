@@ -1,9 +1,10 @@
 """What a fine-tuning method is made of; sft.py, kto.py and dpo.py each hold one."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
+from datasets import Dataset
 from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -67,6 +68,12 @@ class Method:
     encode: Encode
     make_trainer: Callable[[Parts], Any]
     passes: int = 1
+
+
+def as_dataset(encoded: Rows) -> Dataset:
+    """The rows as TRL takes them, one column per field."""
+    names = [field.name for field in fields(encoded.rows[0])]
+    return Dataset.from_list([{name: getattr(row, name) for name in names} for row in encoded.rows])
 
 
 class OrderedRows:

@@ -4,9 +4,7 @@ Which tokens are learnt is decided in training/sft_rows.py; TRL gets rows that a
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
-from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl.trainer.sft_config import SFTConfig as TrlConfig
 from trl.trainer.sft_trainer import SFTTrainer
@@ -14,7 +12,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from everloop.records import DatasetRow
 from training.config import SftConfig
 from training.encoded_rows import EncodedRows
-from training.method import Method, OrderedRows, Parts
+from training.method import Method, OrderedRows, Parts, as_dataset
 from training.recipe import NextTokenLoss, RecipeMixin
 from training.sft_rows import Collator, EncodedRow, encode_rows, pack_rows
 
@@ -47,15 +45,11 @@ def _make_trainer(parts: Parts) -> SftRunTrainer:
             dataset_kwargs={"skip_prepare_dataset": True},
         ),
         data_collator=Collator(parts.tokenizer.pad_token_id),
-        train_dataset=_dataset(parts.learnt),
-        eval_dataset=_dataset(parts.held),
+        train_dataset=as_dataset(parts.learnt),
+        eval_dataset=as_dataset(parts.held),
         processing_class=parts.tokenizer,
         peft_config=parts.lora,
     )
-
-
-def _dataset(encoded: EncodedRows[EncodedRow]) -> Dataset:
-    return Dataset.from_list([asdict(row) for row in encoded.rows])
 
 
 # On the embedded corpus a tenth of the rates gave better answers to unseen questions, and half the
