@@ -77,11 +77,18 @@ class RequestOutput:
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
-    """A finished generation, offline."""
+    """A finished generation, offline.
+
+    Attributes:
+        logprobs, prompt_logprobs: as in RequestOutput. They are not compared: beside other
+            requests the last digits differ.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
+    logprobs: tuple[TokenLogprobs, ...] = field(default=(), compare=False)
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] = field(default=(), compare=False)
 
     @classmethod
     def join(cls, outputs: list[RequestOutput]) -> "GenerationResult":
@@ -90,6 +97,8 @@ class GenerationResult:
             "".join(output.text for output in outputs),
             tuple(token_id for output in outputs for token_id in output.token_ids),
             outputs[-1].finish_reason or "error",
+            tuple(each for output in outputs for each in output.logprobs),
+            tuple(each for output in outputs for each in output.prompt_logprobs),
         )
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from serving.engine.config import EngineConfig
 from serving.engine.llm_engine import LLMEngine
-from serving.engine.sampling_params import SamplingParams
+from serving.engine.sampling_params import SamplingParams, StructuredOutput
 from serving.engine.sequence import RequestOutput, TokenLogprobs
 
 EOS = (0, 2)
@@ -159,3 +159,16 @@ def test_answers_with_every_parameter_do_not_depend_on_batch_mates(
         for prompt, one in zip(prompts, each, strict=True)
     ]
     assert together == alone
+
+
+def test_answers_are_the_same_with_drafts_and_without(load: Callable[..., LLMEngine]) -> None:
+    structured = StructuredOutput("regex", "(the same words again and again, ){1,4}[a-z]{3}")
+    each = [
+        _params(max_tokens=60, logit_bias={65: 30.0, 66: 30.0, 67: 30.0}),
+        _params(max_tokens=60, temperature=1.0, seed=1, top_p=0.5, logprobs=2),
+        _params(max_tokens=60, temperature=1.0, seed=2, frequency_penalty=-1.0),
+        _params(max_tokens=60, temperature=1.0, seed=3, structured=structured, logprobs=0),
+    ]
+    prompts = [(PROMPT[:9] * 5)[index:] for index in range(len(each))]
+    drafted = load(speculation="auto").generate(prompts, each)
+    assert drafted == load(speculation="off").generate(prompts, each)

@@ -2,7 +2,13 @@ from tokenizers import Tokenizer, models
 
 from serving.engine.detokenizer import Detokenizer
 from serving.engine.sampling_params import SamplingParams
-from serving.engine.sequence import GenerationResult, RequestOutput, RequestTimes, Sequence
+from serving.engine.sequence import (
+    GenerationResult,
+    RequestOutput,
+    RequestTimes,
+    Sequence,
+    TokenLogprobs,
+)
 from serving.engine.vocabulary import Vocabulary
 
 
@@ -38,3 +44,14 @@ def test_generation_result_joins_the_outputs_of_all_steps() -> None:
         RequestOutput("a", "yz", (3,), "stop"),
     ]
     assert GenerationResult.join(outputs) == GenerationResult("xyz", (1, 2, 3), "stop")
+
+
+def test_generation_result_keeps_logprobs() -> None:
+    one, two = TokenLogprobs(1, -0.5, ()), TokenLogprobs(2, -0.25, ((2, -0.25),))
+    outputs = [
+        RequestOutput("a", "x", (1,), None, logprobs=(one,), prompt_logprobs=(None, two)),
+        RequestOutput("a", "y", (2,), "stop", logprobs=(two,)),
+    ]
+    result = GenerationResult.join(outputs)
+    assert result.logprobs == (one, two)
+    assert result.prompt_logprobs == (None, two)
