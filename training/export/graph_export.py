@@ -144,9 +144,7 @@ class GraphExport:
             val_loss=loss,
             weight_loss_increase=loss / loss_fp32 - 1,
             cache_loss_increase=0.0,
-            weights_bytes=sum(
-                (graph.parent / name).stat().st_size for name in (MODEL_FILE, DATA_FILE)
-            ),
+            weights_bytes=_size(graph),
             cache_bytes_per_token=self._bytes_per_token("fp32"),
             refusal=refusal,
         )
@@ -159,6 +157,7 @@ class GraphExport:
                 "cache": "int8",
                 "val_loss": loss_int8,
                 "cache_loss_increase": loss_int8 / loss - 1,
+                "weights_bytes": _size(graph),
                 "cache_bytes_per_token": self._bytes_per_token("int8"),
                 "refusal": cache_refusal(self.config, weights, loss, loss_int8),
             }
@@ -220,6 +219,10 @@ def _log(measured: _Measured) -> _Measured:
         report.refusal is None,
     )
     return measured
+
+
+def _size(graph: Path) -> int:
+    return graph.stat().st_size + (graph.parent / DATA_FILE).stat().st_size
 
 
 def _move(graph: Path, folder: Path) -> None:

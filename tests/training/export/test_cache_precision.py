@@ -5,6 +5,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from tests.tiny_model import make_tiny_checkpoint
 from training.export.architecture import read_architecture
 from training.export.cache_precision import quantize_cache
 from training.export.cache_scales import calibrate_cache
@@ -160,6 +161,30 @@ def test_int8_cache_keeps_rows_apart(int8_session: ort.InferenceSession, tokens:
         crowded = crowd.step({2: tokens[index : index + 1], 0: [9], 3: tokens[index : index + 1]})
         assert np.array_equal(crowded[2], one)
         assert np.array_equal(crowded[3], one)
+
+
+@pytest.mark.parametrize("family", ["mistral", "gemma2", "gpt_neo"])
+def test_int8_cache_honours_windows_and_caps(
+    tmp_path: Path, family: str, tokens: list[int]
+) -> None:
+    checkpoint = make_tiny_checkpoint(tmp_path, family=family)
+    architecture, weights = read_architecture(checkpoint), Weights.read(checkpoint)
+    graph = write_graph(architecture, weights, tmp_path, precision="fp32", positions=160)
+    scales = calibrate_cache(open_session(graph), np.array([tokens]))
+    int8 = quantize_cache(graph, tmp_path / "int8.onnx", scales)
+    without = onnx.load_model(str(graph), load_external_data=False)
+    for node in without.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "local_window_size":
+                attribute.i = -1
+    (tmp_path / "without.onnx").write_bytes(without.SerializeToString())
+
+    expected, found, wrong = (
+        ReferenceRunner(open_session(path), slots=1, capacity=64).step({0: tokens})[0]
+        for path in (graph, int8, tmp_path / "without.onnx")
+    )
+
+    assert np.abs(found - expected).max() < 0.25 * np.abs(wrong - expected).max()
 
 
 def test_quantize_cache_leaves_a_graph_without_attention_alone(tmp_path: Path) -> None:

@@ -106,6 +106,36 @@ def test_export_checkpoint_reports_what_it_measured(
     assert size[int8] < 0.4 * size[fp32]
 
 
+def test_export_checkpoint_describes_an_int8_cache(
+    tiny_checkpoint: Path, windows: np.ndarray, tmp_path: Path
+) -> None:
+    limits = {"max_int4_loss_increase": 1.0, "max_int8_cache_loss_increase": 1.0}
+    folder = export(tiny_checkpoint, windows, tmp_path, precision="int4", cache="int8", **limits)
+
+    manifest = verify(folder)
+    assert {tensor.dtype for tensor in manifest.state} == {"int8"}
+    assert (manifest.weight_precision, manifest.cache_precision) == ("int4", "int8")
+    assert manifest.cache_bytes_per_token == 2 * 2 * 2 * 32
+    (measured,) = manifest.export.precisions
+    assert measured.val_loss == manifest.export.val_loss
+    assert measured.weights_bytes == sum(
+        (folder / name).stat().st_size for name in ("model.onnx", "model.onnx.data")
+    )
+
+
+def test_export_checkpoint_twice_in_a_second_gives_two_versions(
+    tiny_checkpoint: Path, windows: np.ndarray, tmp_path: Path, home: Home
+) -> None:
+    registry = Registry(home)
+
+    tags = {
+        registry.save(export(tiny_checkpoint, windows, tmp_path, precision="fp32")).tag
+        for _ in range(3)
+    }
+
+    assert len(tags) == 3
+
+
 def test_export_checkpoint_carries_the_lineage(
     traced_checkpoint: Path, windows: np.ndarray, tmp_path: Path
 ) -> None:
