@@ -141,7 +141,7 @@ class TuneConfig(OptimizerConfig):
     lora_rank: int | None = Field(
         None, ge=1, description="train low-rank additions instead of all weights; merged at the end"
     )
-    lora_alpha: float = Field(32.0, gt=0, description="the additions count alpha / rank times")
+    lora_alpha: int = Field(32, ge=1, description="the additions count alpha / rank times")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="before the low-rank additions")
 
     @property

@@ -6,9 +6,8 @@ Source: Rafailov et al. 2023, Direct Preference Optimization, arXiv:2305.18290.
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
-from trl import DPOConfig as TrlConfig
-from trl import DPOTrainer
-from trl.trainer.dpo_trainer import DataCollatorForPreference
+from trl.trainer.dpo_config import DPOConfig as TrlConfig
+from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
 from everloop.records import DatasetRow
 from training.config import DpoConfig

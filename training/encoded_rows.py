@@ -6,6 +6,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
+from everloop.chat import template_turns
 from everloop.errors import DataError
 from everloop.records import DatasetRow, Message
 from training.tokenizer import SPECIAL_TOKENS
@@ -80,24 +81,31 @@ def forges_marks(messages: Sequence[Message]) -> bool:
 
 
 def encode_conversation(
-    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase
+    messages: Sequence[Message],
+    tokenizer: PreTrainedTokenizerBase,
+    tools: Sequence[dict[str, Any]] | None = None,
 ) -> tuple[list[int], list[bool]]:
     """Encode a conversation by the tokenizer's chat template.
+
+    Args:
+        messages: the conversation.
+        tokenizer: with the template.
+        tools: that the conversation may call.
 
     Returns:
         Token ids, and for each whether an assistant says it. Where the template marks no answers,
         as those of other projects may not, only the last answer counts.
     """
-    turns = [message.model_dump(exclude_none=True) for message in messages]
+    turns, shown = template_turns(messages), list(tools or ()) or None
     has_marks = "generation %}" in str(tokenizer.chat_template)
     encoding: Any = tokenizer.apply_chat_template(
-        turns, tokenize=True, return_dict=True, return_assistant_tokens_mask=has_marks
+        turns, shown, tokenize=True, return_dict=True, return_assistant_tokens_mask=has_marks
     )
     ids = list(encoding["input_ids"])
     if has_marks:
         return ids, [bool(said) for said in encoding["assistant_masks"]]
     prompt: Any = tokenizer.apply_chat_template(
-        turns[:-1], tokenize=True, return_dict=True, add_generation_prompt=True
+        turns[:-1], shown, tokenize=True, return_dict=True, add_generation_prompt=True
     )
     differing = (a != b for a, b in zip(ids, prompt["input_ids"], strict=False))
     start = next(

@@ -41,8 +41,9 @@ def generate(
         eos_token_id=network.config.eos_token_id,
         pad_token_id=network.config.pad_token_id,
     )
+    generator: Any = network
     with torch.inference_mode():
-        output = network.generate(
+        output = generator.generate(
             ids, attention_mask=torch.ones_like(ids), generation_config=settings
         )
     return str(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)).strip()

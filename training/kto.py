@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
-from trl import KTOConfig as TrlConfig
-from trl import KTOTrainer
-from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
+from trl.trainer.kto_config import KTOConfig as TrlConfig
+from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference, KTOTrainer
 
 from everloop.errors import DataError
 from everloop.records import DatasetRow

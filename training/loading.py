@@ -29,7 +29,7 @@ def load_network(folder: Path, *, device: str = "cpu") -> PreTrainedModel:
         settings["attn_implementation"] = "eager" if device == "cpu" else "sdpa"
     try:
         with quiet_transformers():
-            network, report = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 local_files_only=True,
                 use_safetensors=True,
@@ -42,6 +42,7 @@ def load_network(folder: Path, *, device: str = "cpu") -> PreTrainedModel:
             f"{folder} cannot be loaded as a {kind} model ({reason}). Its "
             "config.json and its weights must belong together."
         ) from error
+    network, report = loaded
     _check_report(folder, kind, report)
     return network
 

@@ -11,6 +11,7 @@ F feed-forward width. D and F are multiples of 32, the block of the int8 export.
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -89,7 +90,7 @@ def model_config(
 ) -> PretrainedConfig:
     """Write the transformers configuration of a size."""
     shape = shape_of(config.kind, config.size)
-    tokens = {
+    tokens: dict[str, Any] = {
         "vocab_size": vocab_size,
         "max_position_embeddings": config.context_length,
         "tie_word_embeddings": True,
@@ -98,9 +99,8 @@ def model_config(
         "pad_token_id": special.pad,
     }
     if isinstance(shape, RecurrentShape):
-        return RnnConfig(
-            hidden_size=shape.n_embd, num_hidden_layers=shape.n_layer, cell=config.kind, **tokens
-        )
+        tokens["cell"] = config.kind
+        return RnnConfig(hidden_size=shape.n_embd, num_hidden_layers=shape.n_layer, **tokens)
     return Qwen3Config(
         hidden_size=shape.n_embd,
         intermediate_size=shape.n_ff,

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from transformers import TrainerCallback
-from transformers.integrations import MLflowCallback, TensorBoardCallback
+from transformers.integrations.integration_utils import MLflowCallback, TensorBoardCallback
 
 from everloop.errors import ConfigError
 from training.config import OptimizerConfig

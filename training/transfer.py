@@ -8,10 +8,10 @@ the embedding is moved in the same way.
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from torch import nn
 from transformers import PreTrainedModel
 
 from everloop.errors import ArtifactError, ConfigError
@@ -66,7 +66,7 @@ def check_vocabulary(network: PreTrainedModel, tokens: int, parent: Path) -> Non
     Raises:
         ArtifactError: it has.
     """
-    rows = network.get_input_embeddings().weight.shape[0]
+    rows = _weight(network.get_input_embeddings()).shape[0]
     if tokens > rows:
         raise ArtifactError(
             f"{parent}: tokenizer.json has {tokens:,} tokens, the model has embeddings for "
@@ -82,10 +82,10 @@ def _move(network: PreTrainedModel, old: Tokenizer, new: Tokenizer) -> None:
     )
     to, from_ = (torch.tensor(ids, dtype=torch.long) for ids in zip(*shared, strict=True))
     head = network.get_output_embeddings()
-    is_tied = head.weight is network.get_input_embeddings().weight
-    tables = {"input": network.get_input_embeddings().weight.detach().clone()}
+    is_tied = _weight(head) is _weight(network.get_input_embeddings())
+    tables = {"input": _weight(network.get_input_embeddings()).detach().clone()}
     if not is_tied:
-        tables["output"] = head.weight.detach().clone()
+        tables["output"] = _weight(head).detach().clone()
     network.resize_token_embeddings(new.get_vocab_size(), mean_resizing=False)
     _fill(network.get_input_embeddings(), tables["input"], to, from_)
     if not is_tied:
@@ -93,7 +93,12 @@ def _move(network: PreTrainedModel, old: Tokenizer, new: Tokenizer) -> None:
 
 
 @torch.no_grad()
-def _fill(table: nn.Module, before: torch.Tensor, to: torch.Tensor, from_: torch.Tensor) -> None:
-    weight: torch.Tensor = table.weight
+def _fill(table: Any, before: torch.Tensor, to: torch.Tensor, from_: torch.Tensor) -> None:
+    weight = _weight(table)
     weight.copy_(before.mean(dim=0).expand_as(weight))
     weight[to] = before[from_]
+
+
+def _weight(table: Any) -> torch.Tensor:
+    weight: torch.Tensor = table.weight
+    return weight
