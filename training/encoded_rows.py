@@ -96,7 +96,8 @@ def encode_conversation(
         Token ids, and for each whether an assistant says it. Where the template marks no answers,
         as those of other projects may not, only the last answer counts.
     """
-    turns, shown = template_turns(messages), list(tools or ()) or None
+    turns = template_turns(messages)
+    shown: Any = list(tools or ()) or None
     has_marks = "generation %}" in str(tokenizer.chat_template)
     encoding: Any = tokenizer.apply_chat_template(
         turns, shown, tokenize=True, return_dict=True, return_assistant_tokens_mask=has_marks
