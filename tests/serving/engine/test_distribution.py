@@ -2,8 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from scipy.stats import chisquare
+from transformers.generation.logits_process import (
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from serving.engine.distribution import draw, largest, uniform
 from serving.engine.sampling_params import SamplingParams
@@ -40,6 +47,20 @@ SETTINGS = [
     SamplingParams(max_tokens=1, temperature=0.7, min_p=0.1, top_p=0.9),
     SamplingParams(max_tokens=1, temperature=1.5, min_p=0.3, top_k=20, top_p=0.8),
 ]
+
+
+@pytest.mark.parametrize("params", SETTINGS)
+def test_textbook_is_what_transformers_does(params: SamplingParams) -> None:
+    scores = torch.from_numpy(_logits(1, 300, scale=3.0))
+    expected = TemperatureLogitsWarper(params.temperature)(None, scores)
+    if params.top_k is not None:
+        expected = TopKLogitsWarper(params.top_k)(None, expected)
+    if params.top_p < 1:
+        expected = TopPLogitsWarper(params.top_p)(None, expected)
+    if params.min_p:
+        expected = MinPLogitsWarper(params.min_p)(None, expected)
+    found = _textbook(scores[0].numpy(), params)
+    np.testing.assert_allclose(found, expected[0].softmax(-1).numpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize("params", SETTINGS)

@@ -4,7 +4,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
 from serving.engine.logits_processor import LogitsProcessor
 from serving.engine.sampling_params import SamplingParams
@@ -54,6 +56,20 @@ def test_penalties_and_bias_equal_the_dense_reference_step_by_step(seed: int) ->
         token = int(random.integers(0, VOCAB_SIZE // 2))
         processor.accept(token)
         answer.append(token)
+
+
+@pytest.mark.parametrize("penalty", [0.6, 1.7])
+def test_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
+    random = np.random.default_rng(0)
+    logits = random.standard_normal(VOCAB_SIZE).astype(np.float32)
+    tokens = random.integers(0, VOCAB_SIZE, 80)
+    reference = RepetitionPenaltyLogitsProcessor(penalty)
+    expected = reference(torch.from_numpy(tokens)[None], torch.from_numpy(logits)[None].clone())
+    processor = LogitsProcessor(_params(repetition_penalty=penalty), tokens[:50].tolist(), [])
+    for token in tokens[50:].tolist():
+        processor.accept(token)
+    processor.apply(logits)
+    np.testing.assert_allclose(logits, expected[0].numpy(), rtol=1e-6)
 
 
 def test_frequency_and_presence_do_not_count_the_prompt() -> None:
