@@ -93,6 +93,7 @@ class DatasetRow(Record):
     sources: tuple[Source, ...]
     text: str | None = None
     messages: tuple[Message, ...] | None = None
+    tools: tuple[dict[str, Any], ...] | None = None  # that the conversation may call
     topic: str | None = None
     chosen: tuple[Message, ...] | None = None
     rejected: tuple[Message, ...] | None = None
@@ -151,6 +152,7 @@ class Interaction(Record):
     conversation_id: str | None
     model_version: str  # the tag that answered, name:version
     messages: tuple[Message, ...]  # empty when store was false
+    tools: tuple[dict[str, Any], ...] | None = None  # that the answer could call
     answer: str | None
     finish_reason: Literal["stop", "length", "abort", "error", "timeout"]
     prompt_tokens: int
@@ -191,6 +193,7 @@ def content_hash(
     chosen: tuple[Message, ...] | None = None,
     rejected: tuple[Message, ...] | None = None,
     label: bool | None = None,
+    tools: tuple[dict[str, Any], ...] | None = None,
 ) -> str:
     """The id of a dataset row: SHA-256 over its content, so that equal rows have equal ids."""
     content: list[object] = [text, _turns(messages)]
@@ -198,6 +201,8 @@ def content_hash(
         content += [_turns(chosen), _turns(rejected)]
     if label is not None:
         content.append(label)
+    if tools:
+        content.append({"tools": tools})
     return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode("utf-8")).hexdigest()
 
 

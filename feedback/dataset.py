@@ -83,7 +83,7 @@ class _Example:
     def messages(self) -> tuple[Message, ...]:
         """The conversation with the answer to learn, personal data masked."""
         turns = (*self.interaction.messages, Message(role="assistant", content=self.answer))
-        return tuple(turn.model_copy(update={"content": mask(turn.content)[0]}) for turn in turns)
+        return tuple(turn.map_text(lambda text: mask(text)[0]) for turn in turns)
 
     @property
     def sources(self) -> tuple[Source, Source]:
@@ -221,10 +221,11 @@ def _rows(
         messages = best.messages
         sources = dict.fromkeys(source for example in equal for source in example.sources)
         yield DatasetRow(
-            id=content_hash(None, messages),
+            id=content_hash(None, messages, tools=best.interaction.tools),
             split=split,
             sources=tuple(sorted(sources, key=lambda source: (source.id, source.kind))),
             messages=messages,
+            tools=best.interaction.tools,
         )
 
 

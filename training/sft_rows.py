@@ -132,7 +132,7 @@ def _padded(values: list[int], width: int, filler: int) -> list[int]:
 
 
 def _encode_chat(row: DatasetRow, tokenizer: PreTrainedTokenizerBase) -> EncodedRow:
-    ids, said = encode_conversation(row.messages or (), tokenizer)
+    ids, said = encode_conversation(row.messages or (), tokenizer, row.tools)
     return EncodedRow(ids, [token if on else IGNORED for token, on in zip(ids, said, strict=True)])
 
 

@@ -53,6 +53,7 @@ interactions = Table(
     Column("ttft_seconds", Double),
     Column("e2e_seconds", Double, nullable=False),
     Column("metadata", _json, nullable=False),
+    Column("tools", _json),
 )
 
 feedback = Table(
@@ -108,6 +109,7 @@ dataset_rows = Table(
     Column("chosen", _json),
     Column("rejected", _json),
     Column("label", Boolean),
+    Column("tools", _json),
     Index(None, "dataset_id", "split"),
 )
 

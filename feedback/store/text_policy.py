@@ -17,10 +17,9 @@ def keep_interaction(interaction: Interaction, policy: TextPolicy) -> Interactio
     """The interaction as it may be stored."""
     kept = interaction.model_copy(update={"metadata": _keep_labels(interaction.metadata, policy)})
     if policy == "off":
-        return kept.model_copy(update={"messages": (), "answer": None})
+        return kept.model_copy(update={"messages": (), "answer": None, "tools": None})
     messages = tuple(
-        message.model_copy(update={"content": _keep(message.content, policy)})
-        for message in interaction.messages
+        message.map_text(lambda text: _keep(text, policy)) for message in interaction.messages
     )
     answer = None if interaction.answer is None else _keep(interaction.answer, policy)
     return kept.model_copy(update={"messages": messages, "answer": answer})

@@ -28,9 +28,8 @@ async def _admit(
 ) -> tuple[list[Prompt], ReplyForm]:
     style, constraint = _tools(body, version)
     messages = tuple(message.to_record() for message in body.messages)
-    shown = [] if style is None else [tool.to_template() for tool in body.tools or []]
     encoder = await api.encoder_for(version)
-    token_ids = await asyncio.to_thread(encoder.encode_chat, messages, shown)
+    token_ids = await asyncio.to_thread(encoder.encode_chat, messages, body.offered_tools or ())
     params = sampling_params(
         body,
         version.manifest,

@@ -1,6 +1,6 @@
 """Body of POST /v1/chat/completions: the conversation, its tools, and what the answer may be."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -130,6 +130,13 @@ class ChatCompletionRequest(GenerationRequest):
     def wanted_tokens(self) -> int | None:
         """Most tokens the client wants, if it says so."""
         return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def offered_tools(self) -> tuple[dict[str, Any], ...] | None:
+        """The tools that the prompt shows, as templates write them; None for none."""
+        if not self.tools or self.tool_choice == "none":
+            return None
+        return tuple(tool.to_template() for tool in self.tools)
 
     @property
     def num_logprobs(self) -> int | None:

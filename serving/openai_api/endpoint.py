@@ -65,6 +65,7 @@ def endpoint(
             tenant=tenant_of(request.scope),
             deadline=deadline,
             metadata=body.labels,
+            tools=body.offered_tools,
             keep_text=body.store is not False,
         )
         generation = Generation(api, admitted)

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from everloop.errors import EngineStoppedError, StoreError
 from everloop.records import Interaction
@@ -52,6 +52,7 @@ class AdmittedRequest:
     tenant: str
     deadline: float | None
     metadata: dict[str, str]
+    tools: tuple[dict[str, Any], ...] | None
     keep_text: bool
 
 
@@ -209,6 +210,7 @@ class Generation:
             conversation_id=request.metadata.get("conversation_id"),
             model_version=self.model,
             messages=choice.prompt.messages if request.keep_text else (),
+            tools=request.tools if request.keep_text else None,
             answer=choice.text if request.keep_text else None,
             finish_reason=reason or choice.finish_reason or "error",
             prompt_tokens=len(choice.prompt.token_ids),

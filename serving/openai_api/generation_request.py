@@ -1,6 +1,6 @@
 """The fields that chats and completions have in common, with the API's own limits."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -111,6 +111,11 @@ class GenerationRequest(RequestBody):
     def constraint(self) -> StructuredOutput | None:
         """What the answer must be, by either field."""
         return self.structured_outputs.structured if self.structured_outputs else self.structured
+
+    @property
+    def offered_tools(self) -> tuple[dict[str, Any], ...] | None:
+        """The tools that the answer may call, as templates write them; None for none."""
+        return None
 
     @property
     def labels(self) -> dict[str, str]:

@@ -55,6 +55,16 @@ def test_approved_answer_becomes_a_row_with_its_sources(asked: Ask, said: Say) -
     assert dataset.dropped == Counter()
 
 
+def test_tools_that_could_be_called_are_learnt_with_the_answer(asked: Ask, said: Say) -> None:
+    tools = ({"type": "function", "function": {"name": "clock"}},)
+    with_tools, without = asked(1, tools=tools), asked(2)
+    newest_first = build([with_tools, without], [said(1), said(2)]).train
+    assert [row.tools for row in newest_first] == [None, tools]
+    row = newest_first[1]
+    assert row.id == content_hash(None, row.messages, tools=tools)
+    assert row.id != content_hash(None, row.messages)
+
+
 def test_correction_beats_a_thumb_whenever_it_came(asked: Ask, said: Say) -> None:
     feedback = [said(1, "demonstration", "The first."), said(1, created_at=9000.0)]
     dataset = build([asked(1)], feedback)

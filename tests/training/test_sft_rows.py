@@ -4,7 +4,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from everloop.errors import DataError
-from everloop.records import DatasetRow, Message
+from everloop.records import DatasetRow, FunctionCall, Message, ToolCall
 from training.sft_rows import IGNORED, encode_rows
 
 
@@ -39,6 +39,29 @@ def test_chat_row_learns_the_answers_and_their_ends(tokenizer: PreTrainedTokeniz
     assert all(
         label in (IGNORED, token)
         for token, label in zip(encoded.input_ids, encoded.labels, strict=True)
+    )
+
+
+def test_chat_row_learns_its_calls_and_reads_its_tools(tokenizer: PreTrainedTokenizerBase) -> None:
+    call = ToolCall(id="1", function=FunctionCall(name="clock", arguments='{"zone":"UTC"}'))
+    row = _chat(("user", "Time?")).model_copy(
+        update={
+            "tools": ({"type": "function", "function": {"name": "clock"}},),
+            "messages": (
+                Message(role="user", content="Time?"),
+                Message(role="assistant", content="", tool_calls=(call,)),
+                Message(role="tool", content="12:00", tool_call_id="1"),
+                Message(role="assistant", content="Noon."),
+            ),
+        }
+    )
+    (encoded,) = encode_rows([row], tokenizer, 900, split="train", seed=0).rows
+    read = tokenizer.decode(encoded.input_ids)
+    assert '{"type": "function", "function": {"name": "clock"}}' in read
+    assert "<tool_response>\n12:00\n</tool_response>" in read
+    assert _learnt(tokenizer, encoded.labels) == (
+        '<tool_call>\n{"name": "clock", "arguments": {"zone": "UTC"}}\n</tool_call><|im_end|>'
+        "Noon.<|im_end|>"
     )
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everloop.records import Feedback, Interaction, Message
+from everloop.records import Feedback, FunctionCall, Interaction, Message, ToolCall
 from feedback.store.text_policy import keep_feedback, keep_interaction
 
 Ask = Callable[..., Interaction]
@@ -27,9 +27,18 @@ def test_interaction_text_goes_by_the_policy(
     assert (kept.messages[0].content, kept.answer) == (question, answer)
 
 
+def test_arguments_of_calls_are_text_too(asked: Ask) -> None:
+    function = FunctionCall(name="write", arguments='{"to": "ada@example.org"}')
+    call = Message(role="assistant", content="", tool_calls=(ToolCall(id="1", function=function),))
+    kept = keep_interaction(asked(1, messages=(*QUESTION, call)), "masked").messages[1]
+    assert kept.tool_calls is not None
+    assert kept.tool_calls[0].function.arguments == '{"to": "<EMAIL>"}'
+
+
 def test_off_keeps_numbers_only(asked: Ask) -> None:
-    kept = keep_interaction(asked(1), "off")
+    kept = keep_interaction(asked(1, tools=({"type": "function"},)), "off")
     assert (kept.messages, kept.answer, kept.prompt_tokens) == ((), None, 7)
+    assert kept.tools is None
 
 
 def test_interaction_without_text_stays_so(asked: Ask) -> None:

@@ -42,9 +42,10 @@ def prompt(engine) -> str:
 # The prompt.
 
 
-def test_prompt_shows_the_tools(http, engine):
+def test_prompt_shows_the_tools(http, engine, recorder):
     assert post(http).status_code == 200
     shown = prompt(engine)
+    assert recorder.interactions[0].tools == (WEATHER, CLOCK)
     assert json.dumps(WEATHER) in shown
     assert json.dumps(CLOCK) in shown
 
