@@ -1,0 +1,98 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from everloop.cli_options import report, report_version
+from everloop.manifest import ExportReport, Lineage, Manifest, PrecisionReport, SpecialTokens
+from everloop.registry import ModelVersion
+
+
+def measured(**values: object) -> PrecisionReport:
+    common: dict[str, object] = {
+        "weights": "fp32",
+        "block_size": None,
+        "cache": "fp32",
+        "val_loss": 4.0,
+        "weight_loss_increase": 0.0,
+        "cache_loss_increase": 0.0,
+        "weights_bytes": 3 << 20,
+        "cache_bytes_per_token": 46_080,
+    }
+    return PrecisionReport.model_validate(common | values)
+
+
+@pytest.fixture
+def version() -> ModelVersion:
+    precisions = (
+        measured(tokens_per_second={1: 81.4, 8: 320.0}, prefill_tokens_per_second=1400.0),
+        measured(
+            weights="int4", block_size=64, val_loss=4.2, weight_loss_increase=0.05, refusal="much"
+        ),
+    )
+    manifest = Manifest(
+        name="tiny",
+        version="v1",
+        family="llama",
+        architecture="LlamaForCausalLM",
+        parameters=1000,
+        vocab_size=259,
+        hidden_size=64,
+        max_model_len=128,
+        max_query_len=32,
+        special_tokens=SpecialTokens(bos_token_id=None, eos_token_ids=(0,), pad_token_id=0),
+        state=(),
+        weight_precision="fp32",
+        export=ExportReport(
+            max_abs_logit_diff=1e-6,
+            val_loss_fp32=4.0,
+            val_loss=4.0,
+            val_bpb=2.0,
+            validation_tokens=100,
+            precisions=precisions,
+        ),
+        evaluation={},
+        lineage=Lineage(
+            checkpoint_sha256="ab", datasets=(), parent=None, config={}, seed=0, packages={}
+        ),
+        files={},
+    )
+    return ModelVersion(manifest.tag, Path("tiny"), manifest)
+
+
+def test_report_version_prints_a_table_of_precisions(
+    version: ModelVersion, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report_version(version, as_json=False)
+
+    record, table = capsys.readouterr().out.split("\n\n")
+    assert "model_version       tiny:v1" in record
+    assert "precisions" not in record
+    lines = [" ".join(line.split()) for line in table.strip().splitlines()]
+    assert lines == [
+        "weights cache loss by weights by cache MiB bytes/token refused "
+        "tokens/s at 1 tokens/s at 8 prefill",
+        "fp32 fp32 4.0000 +0.00% +0.00% 3.0 46,080 81 320 1,400",
+        "int4 b64 fp32 4.2000 +5.00% +0.00% 3.0 46,080 yes",
+    ]
+
+
+def test_report_version_as_json_keeps_every_number(
+    version: ModelVersion, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report_version(version, as_json=True)
+
+    result = json.loads(capsys.readouterr().out)
+    assert (result["model_version"], result["weights"], result["cache"]) == (
+        "tiny:v1", "fp32", "fp32",
+    )  # fmt: skip
+    assert result["precisions"][0]["tokens_per_second"] == {"1": 81.4, "8": 320.0}
+    assert result["precisions"][1]["refusal"] == "much"
+
+
+def test_report_leaves_cells_empty_that_a_row_does_not_have(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report([{"a": 1}, {"a": 2, "b": 3}], as_json=False)
+
+    assert capsys.readouterr().out.splitlines() == ["a  b", "1", "2  3"]
