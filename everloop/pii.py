@@ -138,13 +138,17 @@ _RULES = (
                    r"|(?<![\w:])(?:[0-9A-Fa-f]{1,4}:){1,6}(?::[0-9A-Fa-f]{1,4}){1,6}(?![\w:])"),
         _is_public_address,
     ),
-    # International (+49 30 1234567) and North American ((212) 555-0123, 212-555-0123) forms; a
-    # plain run of digits is far more often an identifier than a telephone number.
+    # International (+49 30 1234567, 0049 30 1234567), North American ((212) 555-0123, 212-555-0123
+    # or with dots), national with a trunk zero ((030) 1234567, 030/1234567); a plain run of digits
+    # is far more often an identifier than a telephone number.
     _Rule(
         "phone",
         re.compile(
-            r"(?<![\w+])(?:\+[1-9](?=(?:\D{0,2}\d){7,14}(?!\d))\d{0,2}(?:[ .-]?\(?\d{1,4}\)?){2,5}"
-            r"|\(\d{3}\) ?\d{3}[ .-]\d{4}|\d{3}-\d{3}-\d{4})(?!\w)"
+            r"(?<![\w+.-])(?<!\d )(?:"
+            r"\+[1-9](?=(?:\D{0,2}\d){7,14}(?!\d))\d{0,2}(?:[ .-]?\(?\d{1,4}\)?){2,5}"
+            r"|00[1-9]\d{0,2}(?: \d{2,8}){2,4}"
+            r"|\(\d{3}\) ?\d{3}[ .-]\d{4}|\d{3}-\d{3}-\d{4}|\d{3}\.\d{3}\.\d{4}"
+            r"|\(0\d{1,4}\) ?\d{5,8}|0\d{1,4}/\d{5,8})(?!\w)"
         ),
         _always,
     ),
