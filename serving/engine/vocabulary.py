@@ -7,11 +7,12 @@ token decoded alone.
 """
 
 import json
+import re
 from typing import Any
 
 from tokenizers import Tokenizer
 
-_BYTE_TOKEN_LENGTH = len("<0x00>")
+_BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 
 
 class Vocabulary:
@@ -34,6 +35,7 @@ class Vocabulary:
         kinds = [step["type"] for step in steps]
         self._spaces = [step for step in steps if step["type"] in ("Replace", "Metaspace")]
         self._is_byte_level = kinds == ["ByteLevel"]
+        self._has_byte_tokens = "ByteFallback" in kinds
         self.is_exact = self._is_byte_level or _is_sentence_piece(steps)
         self.drops_first_space = self.is_exact and any(map(_drops_first_space, steps))
 
@@ -58,7 +60,7 @@ class Vocabulary:
             return _from_byte_level(token)
         if not self.is_exact:
             return self.tokenizer.decode([token_id], skip_special_tokens=False).encode()
-        if len(token) == _BYTE_TOKEN_LENGTH and token.startswith("<0x") and token.endswith(">"):
+        if self._has_byte_tokens and _BYTE_TOKEN.fullmatch(token):
             return bytes.fromhex(token[3:5])
         for step in self._spaces:
             mark = step["replacement"] if "replacement" in step else step["pattern"]["String"]
