@@ -18,7 +18,7 @@ from everloop.chat import CHAT_TEMPLATE, ChatTemplate
 from everloop.errors import NotFoundError, PromptTooLongError
 from everloop.records import Feedback, Interaction
 from serving.engine.sampling_params import SamplingParams
-from serving.engine.sequence import RequestOutput, RequestTimes
+from serving.engine.sequence import RequestOutput, RequestTimes, TokenLogprobs
 from serving.engine.vocabulary import Vocabulary
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -125,6 +125,7 @@ class ScriptedEngine:
                     (100 + index,),
                     self.finish_reason if finished else None,
                     RequestTimes(arrival, arrival, now, now) if finished else None,
+                    logprobs=() if params.logprobs is None else (TokenLogprobs(70, -1.0, ()),),
                 )
         finally:
             if not finished:
