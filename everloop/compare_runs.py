@@ -13,13 +13,14 @@ from pathlib import Path
 from rich.progress import Progress
 
 from everloop.errors import ConfigError
-from everloop.lifecycle import EXPORT_WINDOWS, validation_windows
+from everloop.lifecycle import EXPORT_WINDOWS, golden_prompts, validation_windows
 from everloop.settings import Home, RunFile
 from everloop.train_runs import train_run
 from serving.engine.config import EngineConfig
 from serving.engine.llm_engine import LLMEngine
 from serving.engine.sampling_params import SamplingParams
 from training.checkpoint import Checkpoint
+from training.config import ModelConfig
 from training.export.config import ExportConfig
 
 KINDS = {"transformer": "transformer", "rnn": "lstm", "lstm": "lstm", "gru": "gru"}
@@ -78,7 +79,8 @@ def compare_kinds(
             _engine(home, run, checkpoint, Path(staging) / kind)
             for kind, checkpoint in zip(wanted, checkpoints, strict=True)
         ]
-        speeds = _decode_ms(engines)
+        room = run.table("model", ModelConfig).context_length - 1
+        speeds = _decode_ms(engines, min(DECODED_TOKENS, room))
         bytes_per_token = validation_windows(home, checkpoints[0], 1)[1]
         return [
             _compare(kind, checkpoint, speed, bytes_per_token)
@@ -96,25 +98,25 @@ def _engine(home: Home, run: RunFile, checkpoint: Checkpoint, staging: Path) -> 
         windows,
         config=run.table("export", ExportConfig),
         bytes_per_token=bytes_per_token,
-        golden_prompts=["The", "A list"],
+        golden_prompts=golden_prompts(checkpoint, windows),
         evaluation=checkpoint.metrics,
         staging=staging,
     )
     return LLMEngine.load(folder, run.table("engine", EngineConfig))
 
 
-def _decode_ms(engines: list[LLMEngine]) -> list[float]:
+def _decode_ms(engines: list[LLMEngine], tokens: int) -> list[float]:
     """The best of some rounds in which every engine decodes once, one after the other."""
     best = [math.inf] * len(engines)
-    params = SamplingParams(max_tokens=DECODED_TOKENS, temperature=0.0, ignore_eos=True)
+    params = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True)
     for number in range(ROUNDS):
         for index, engine in enumerate(engines):
             engine.add_request(f"{number}", [1], params)
             engine.step()
-            started, tokens = time.perf_counter(), 0
+            started, decoded = time.perf_counter(), 0
             while engine.has_unfinished:
-                tokens += len(engine.step())
-            best[index] = min(best[index], 1000 * (time.perf_counter() - started) / tokens)
+                decoded += len(engine.step())
+            best[index] = min(best[index], 1000 * (time.perf_counter() - started) / decoded)
     return best
 
 
@@ -125,10 +127,10 @@ def _compare(
     return Comparison(
         kind=kind,
         parameters=int(metrics["parameters"]),
-        val_loss=metrics["val_loss"],
-        val_bpb=metrics["val_bpb"],
+        val_loss=round(metrics["val_loss"], 4),
+        val_bpb=round(metrics["val_bpb"], 4),
         steps=int(metrics["steps"]),
-        train_tokens_per_second=metrics["tokens"] / metrics["seconds"],
-        decode_ms=decode_ms,
-        quality=(8 - metrics["val_bpb"]) * bytes_per_token / decode_ms,
+        train_tokens_per_second=round(metrics["tokens"] / metrics["seconds"], 1),
+        decode_ms=round(decode_ms, 4),
+        quality=round((8 - metrics["val_bpb"]) * bytes_per_token / decode_ms, 2),
     )

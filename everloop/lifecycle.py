@@ -12,6 +12,7 @@ import numpy as np
 from rich.progress import Progress
 from tokenizers import Tokenizer
 
+from everloop.comparison_text import comparison_windows, newest_corpus
 from everloop.errors import ArtifactError, NotFoundError
 from everloop.progress import counter
 from everloop.records import DatasetInfo
@@ -56,12 +57,10 @@ def newest_dataset(home: Home) -> DatasetInfo:
     Raises:
         NotFoundError: there is none yet.
     """
-    store = open_store(home.database_url)
-    corpora = store.datasets("corpus")
-    store.close()
-    if not corpora:
+    newest = newest_corpus(home)
+    if newest is None:
         raise NotFoundError(f"{home.root} has no dataset yet. Build one with: everloop data build")
-    return read_info(home.data / corpora[-1].id)
+    return read_info(home.data / newest)
 
 
 def prepare_tokens(home: Home, run: RunFile, dataset: DatasetInfo) -> ShardInfo:
@@ -120,7 +119,7 @@ def export_version(
             windows,
             config=run.table("export", ExportConfig),
             bytes_per_token=bytes_per_token,
-            golden_prompts=_golden_prompts(checkpoint, windows),
+            golden_prompts=golden_prompts(checkpoint, windows),
             evaluation=checkpoint.metrics,
             staging=Path(staging),
             progress=progress,
@@ -135,18 +134,15 @@ def export_version(
 def validation_windows(home: Home, checkpoint: Checkpoint, limit: int) -> tuple[np.ndarray, float]:
     """Windows of the texts that pre-training kept for validation, evenly spread over them.
 
+    A checkpoint from elsewhere, which names no dataset, is measured on the text nearest to it.
+
     Returns:
         Tokens (N, context + 1) with N at most limit, and the bytes of text per token.
-
-    Raises:
-        ArtifactError: the checkpoint names no dataset that it was pre-trained on.
     """
     used = [reference.id for reference in checkpoint.record.datasets if reference.use == "pretrain"]
     if not used:
-        raise ArtifactError(
-            f"{checkpoint.path} does not say what it was pre-trained on. Its losses cannot be "
-            "compared; train it with: everloop train"
-        )
+        text = comparison_windows(home, checkpoint.path, limit)
+        return text.tokens, text.bytes_per_token
     shard = TokenShard.open(home.shards / used[0], "validation")
     windows = shard.windows(_context_length(checkpoint))
     chosen = np.linspace(0, len(windows) - 1, min(limit, len(windows))).astype(int)
@@ -158,7 +154,7 @@ def _context_length(checkpoint: Checkpoint) -> int:
     return int(config["max_position_embeddings"])
 
 
-def _golden_prompts(checkpoint: Checkpoint, windows: np.ndarray) -> list[str]:
+def golden_prompts(checkpoint: Checkpoint, windows: np.ndarray) -> list[str]:
     """Prompts whose continuations every later load must repeat: beginnings of unseen text."""
     tokenizer = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
     starts = windows[:: max(1, len(windows) // 4), :24]

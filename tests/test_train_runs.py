@@ -1,0 +1,129 @@
+"""Every method by its name, on one dataset that holds every kind of row."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from everloop.compare_runs import compare_kinds
+from everloop.errors import ArtifactError, ConfigError, NotFoundError
+from everloop.evaluate_runs import evaluate_run
+from everloop.lifecycle import build_data, find_checkpoint, prepare_tokens
+from everloop.settings import Home, RunFile
+from everloop.train_runs import describe_run, train_run
+from training.tokens import TokenizerFolder
+
+COLOURS = ("red", "green", "blue", "white")
+OVERRIDES = (
+    "data.min_words=4",
+    "data.min_characters=10",
+    "data.duplicates={near = false}",
+    "tokenizer.vocab_size=512",
+    "model.size=1m",
+    "model.context_length=64",
+    *(f"{table}.max_steps=6" for table in ("pretrain", "sft", "kto", "dpo")),
+    *(f"{table}.eval_every=3" for table in ("pretrain", "sft", "kto", "dpo")),
+    *(f"{table}.grad_accum_steps=1" for table in ("sft", "kto", "dpo")),
+    *(f"{table}.num_threads=1" for table in ("pretrain", "sft", "kto", "dpo")),
+    "export.precision=fp32",
+)
+
+
+def _write_corpus(folder: Path) -> None:
+    chance = random.Random(0)
+    folder.mkdir()
+    lines: list[dict[str, object]] = []
+    for number in range(60):
+        colour = chance.choice(COLOURS)
+        question = [{"role": "user", "content": f"What colour is thing number {number}?"}]
+        good = [{"role": "assistant", "content": f"Thing number {number} is {colour}."}]
+        bad = [{"role": "assistant", "content": "I do not know what you mean."}]
+        approved = chance.random() < 0.6
+        asked = [{"role": "user", "content": f"Is thing number {number} of any colour?"}]
+        told = " ".join(
+            f"The thing with number {chance.randrange(99)} is {colour}." for _ in range(20)
+        )
+        lines += [
+            {"text": told},
+            {"messages": question + good},
+            {"prompt": question, "chosen": good, "rejected": bad},
+            {"prompt": asked, "completion": good if approved else bad, "label": approved},
+        ]
+    text = "\n".join(json.dumps(line) for line in lines)
+    (folder / "corpus.jsonl").write_text(text + "\n", encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, RunFile]:
+    folder = tmp_path_factory.mktemp("runs")
+    _write_corpus(folder / "corpus")
+    home = Home(folder / "home").create()
+    run = RunFile.load(None, (f'data.sources=["{folder / "corpus"}"]', *OVERRIDES))
+    prepare_tokens(home, run, build_data(home, run))
+    return home, run
+
+
+@pytest.mark.slow
+def test_methods_build_on_one_another(prepared: tuple[Home, RunFile], tmp_path: Path) -> None:
+    home, run = prepared
+    base = train_run(home, run, "base", "both")
+    assert base.path.parent.name == "base-sft"
+    rated = train_run(home, run, "base", "kto")
+    paired = train_run(home, run, "base", "dpo", parent="base-pretrain")
+    assert rated.record.config["parent_sha256"] == base.sha256
+    pretrained = find_checkpoint(home, "base-pretrain")
+    assert paired.record.config["parent_sha256"] == pretrained.sha256
+    assert find_checkpoint(home, "base").path == paired.path
+
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text('{"prompt": "What?", "choices": ["a", "b"], "answer": 1}\n', encoding="utf-8")
+    found = evaluate_run(home, "base-kto", tasks=tasks)
+    assert found.html.is_file()
+    assert found.bits_per_byte.keys() == {"chat", "text"}
+    assert {"accuracy", "auc", "reward_accuracy", "reward_auc"} <= found.preference.keys()
+    assert found.tasks == 1
+    report = json.loads(found.json.read_text(encoding="utf-8"))
+    assert report["parent"] == "base-sft"
+
+
+@pytest.mark.slow
+def test_kinds_are_trained_served_and_set_side_by_side(prepared: tuple[Home, RunFile]) -> None:
+    home, run = prepared
+    recurrent, transformer = compare_kinds(home, run, "side", "gru,transformer")
+    assert (recurrent.kind, transformer.kind) == ("gru", "transformer")
+    assert recurrent.steps == transformer.steps == 6
+    assert recurrent.decode_ms > 0
+    assert transformer.quality == pytest.approx(
+        recurrent.quality
+        * ((8 - transformer.val_bpb) / transformer.decode_ms)
+        / ((8 - recurrent.val_bpb) / recurrent.decode_ms),
+        rel=0.02,
+    )
+
+
+def test_describe_run_names_widths_and_rates(prepared: tuple[Home, RunFile]) -> None:
+    home, run = prepared
+    vocabulary = TokenizerFolder.read(next(home.tokenizers.iterdir())).vocab_size
+    line = describe_run(home, run, "both")
+    assert "transformer 1m: " in line
+    assert f"vocabulary {vocabulary}, context 64, learning rates Muon 0.012" in line
+
+
+def test_tuning_without_a_checkpoint_is_refused(prepared: tuple[Home, RunFile]) -> None:
+    with pytest.raises(ArtifactError, match="kto starts from a checkpoint, and run other has none"):
+        train_run(*prepared, "other", "kto")
+
+
+def test_training_without_a_dataset_is_refused(home: Home) -> None:
+    with pytest.raises(NotFoundError, match="has no dataset yet"):
+        train_run(home, RunFile.load(None), "base", "pretrain")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [("rnn,cnn", "unknown kind cnn; known: transformer, rnn"), ("rnn,lstm", "two kinds or more")],
+)
+def test_compare_refuses_kinds(home: Home, kinds: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compare_kinds(home, RunFile.load(None), "side", kinds)
