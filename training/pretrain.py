@@ -24,7 +24,7 @@ from training.rnn import RnnConfig
 from training.run_folder import RunFolder
 from training.runner import Job, Metrics, carry_out, deciding, limit_tokens
 from training.schedule import Budget
-from training.shards import SPLITS, TokenShard
+from training.shards import TokenShard
 from training.tokens import TokenizerFolder
 from training.transfer import load_for_vocabulary
 from training.windows import TrainingWindows, ValidationWindows
@@ -62,7 +62,10 @@ def pretrain(
         EverloopError: the loss diverged before a state was saved, or a state cannot be saved.
     """
     folder = TokenizerFolder.read(tokenizer)
-    tokens = {split: _open_shard(shards, split, folder, model.context_length) for split in SPLITS}
+    tokens = {
+        split: _open_shard(shards, split, folder, model.context_length)
+        for split in ("train", "validation")
+    }
     start = None if parent is None else read_checkpoint(parent)
 
     def make_trainer(opened: RunFolder, budget: Budget) -> PretrainTrainer:
