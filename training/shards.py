@@ -1,20 +1,18 @@
 """Token shards: the texts of a dataset version as flat token files that training maps into memory.
 
 `<split>.bin` holds the tokens of all texts of a split, little-endian, each text followed by
-`<|endoftext|>`; `shards.json` says what they are. Conversations are not in it: a trainer reads them
-from the dataset.
+`<|endoftext|>`, which never stands inside a text: it is the border between documents. `shards.json`
+says what they are. Conversations are not in it: a trainer reads them from the dataset.
 """
 
-import os
 import shutil
-import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from tokenizers import Tokenizer
@@ -22,13 +20,14 @@ from tokenizers import Tokenizer
 from everloop.errors import DataError
 from everloop.manifest import sha256_file
 from everloop.records import DatasetRow, Record
-from training.tokenizer import END_OF_TEXT, encode_plain, load_tokenizer
+from training.shard_writer import SPLITS as ALL_SPLITS
+from training.shard_writer import write_tokens
 from training.tokenizer import FILE_NAME as TOKENIZER_FILE
+from training.tokenizer import load_tokenizer
 
 INFO = "shards.json"
-SPLITS = ("train", "validation")
+SPLITS = ("train", "validation")  # those that every dataset has
 Tokens = NDArray[np.unsignedinteger]  # uint16 or uint32
-_BATCH_CHARACTERS = 1_000_000
 
 
 class ShardInfo(Record):
@@ -48,7 +47,7 @@ def write_shards(
     """Encode the texts of a dataset version; the same version and tokenizer are encoded once.
 
     Args:
-        rows: of the dataset; conversations and hold-out rows are passed over.
+        rows: of the dataset, in its order; conversations and hold-out rows are passed over.
         tokenizer: folder of the tokenizer.
         folder: is replaced as a whole when all is written.
         dataset_id: of the dataset version, recorded.
@@ -61,26 +60,47 @@ def write_shards(
     found = _reusable(folder)
     if found and (found.dataset_id, found.tokenizer_sha256) == (dataset_id, digest):
         return found
-    staging = folder.with_name(f".{folder.name}-{os.getpid()}-{uuid.uuid4().hex}")
-    staging.mkdir(parents=True)
+    # The name says what is encoded, so that a run that was killed is found and continued.
+    staging = folder.with_name(f".{folder.name}-{dataset_id}-{digest[:12]}")
+    lock = staging.with_suffix(".lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
     try:
-        counts = _write_tokens(rows, encoder, staging, dataset_id)
-        tokens, text_bytes, documents = (
-            {split: int(counts[split][column]) for split in SPLITS} for column in range(3)
-        )
-        info = ShardInfo(
-            dtype=_dtype(encoder),
-            tokens=tokens,
-            text_bytes=text_bytes,
-            documents=documents,
-            tokenizer_sha256=digest,
-            dataset_id=dataset_id,
-        )
-        (staging / INFO).write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        staging.rename(folder)
+        with FileLock(lock):
+            staging.mkdir(exist_ok=True)
+            info = _write(rows, encoder, staging, dataset_id, digest)
+            shutil.rmtree(folder, ignore_errors=True)
+            staging.rename(folder)
+    except DataError:
+        shutil.rmtree(staging)
+        raise
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        lock.unlink(missing_ok=True)
+    return info
+
+
+def _write(
+    rows: Iterable[DatasetRow], encoder: Tokenizer, staging: Path, dataset_id: str, digest: str
+) -> ShardInfo:
+    dtype = np.dtype(_dtype(encoder)).newbyteorder("<")
+    counts = write_tokens(rows, encoder, staging, dtype)
+    for split in SPLITS:
+        if not counts[split][2]:
+            raise DataError(f"dataset {dataset_id} has no text in its {split} split to encode.")
+    present = [split for split in ALL_SPLITS if counts[split][2]]
+    for split in set(ALL_SPLITS) - set(present):
+        (staging / f"{split}.bin").unlink()
+    tokens, text_bytes, documents = (
+        {split: counts[split][column] for split in present} for column in range(3)
+    )
+    info = ShardInfo(
+        dtype=_dtype(encoder),
+        tokens=tokens,
+        text_bytes=text_bytes,
+        documents=documents,
+        tokenizer_sha256=digest,
+        dataset_id=dataset_id,
+    )
+    (staging / INFO).write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return info
 
 
@@ -114,7 +134,7 @@ class TokenShard:
 
     @classmethod
     def open(cls, folder: Path, split: str) -> "TokenShard":
-        """Map the tokens of a split, train or validation.
+        """Map the tokens of a split: train, validation or, if the dataset has one, test.
 
         Raises:
             DataError: there are no shards, or their length is not the recorded one.
@@ -160,53 +180,13 @@ class TokenShard:
 def _reusable(folder: Path) -> ShardInfo | None:
     """The shards of a folder, unless there are none or they are damaged."""
     try:
-        for split in SPLITS:
+        info = read_shard_info(folder)
+        for split in {*SPLITS, *info.tokens}:
             TokenShard.open(folder, split)
-        return read_shard_info(folder)
+        return info
     except DataError:
         return None
 
 
 def _dtype(tokenizer: Tokenizer) -> Literal["uint16", "uint32"]:
     return "uint16" if tokenizer.get_vocab_size() <= 1 << 16 else "uint32"
-
-
-def _write_tokens(
-    rows: Iterable[DatasetRow], tokenizer: Tokenizer, folder: Path, dataset_id: str
-) -> dict[str, NDArray[np.int64]]:
-    """Write the token files; returns tokens, bytes of text and documents per split."""
-    separator = tokenizer.token_to_id(END_OF_TEXT)
-    if separator is None:
-        raise DataError(f"the tokenizer has no {END_OF_TEXT}, which separates documents.")
-    dtype = np.dtype(_dtype(tokenizer)).newbyteorder("<")
-    counts = {split: np.zeros(3, dtype=np.int64) for split in SPLITS}
-    with ExitStack() as stack:
-        files = {
-            split: stack.enter_context((folder / f"{split}.bin").open("wb")) for split in SPLITS
-        }
-        for split, texts in _batches(rows):
-            ids = [token for text in encode_plain(tokenizer, texts) for token in (*text, separator)]
-            files[split].write(np.array(ids, dtype=dtype).tobytes())
-            size_bytes = sum(len(text.encode("utf-8")) for text in texts)
-            counts[split] += (len(ids), size_bytes, len(texts))
-    for split in SPLITS:
-        if not counts[split][2]:
-            raise DataError(f"dataset {dataset_id} has no text in its {split} split to encode.")
-    return counts
-
-
-def _batches(rows: Iterable[DatasetRow]) -> Iterator[tuple[str, list[str]]]:
-    """Gather texts of one split until there is enough to encode in parallel."""
-    held: dict[str, list[str]] = {split: [] for split in SPLITS}
-    sizes = dict.fromkeys(SPLITS, 0)
-    for row in rows:
-        if row.text is None or row.split == "holdout":
-            continue
-        held[row.split].append(row.text)
-        sizes[row.split] += len(row.text)
-        if sizes[row.split] >= _BATCH_CHARACTERS:
-            yield row.split, held[row.split]
-            held[row.split], sizes[row.split] = [], 0
-    for split in SPLITS:
-        if held[split]:
-            yield split, held[split]

@@ -90,7 +90,7 @@ def encode_plain(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     before = tokenizer.encode_special_tokens
     tokenizer.encode_special_tokens = True
     try:
-        encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
+        encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
     finally:
         tokenizer.encode_special_tokens = before

@@ -85,11 +85,50 @@ def test_write_shards_encodes_in_batches_of_bounded_size(
     tmp_path: Path, tiny_tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = write_shards(ROWS * 5, tiny_tokenizer, tmp_path / "whole", "ds-1")
-    monkeypatch.setattr("training.shards._BATCH_CHARACTERS", 30)
+    monkeypatch.setattr("training.shard_writer._BATCH_CHARACTERS", 30)
     parts = write_shards(ROWS * 5, tiny_tokenizer, tmp_path / "parts", "ds-1")
     assert parts == whole
     for name in ("train.bin", "validation.bin"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_write_shards_goes_on_where_it_was_killed(
+    tmp_path: Path, tiny_tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.shard_writer._BATCH_CHARACTERS", 10)
+    whole = write_shards(ROWS * 5, tiny_tokenizer, tmp_path / "whole", "ds-1")
+
+    def broken() -> Iterator[DatasetRow]:
+        yield from (ROWS * 5)[:13]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(broken(), tiny_tokenizer, tmp_path / "parts", "ds-1")
+    (staging,) = tmp_path.glob(".parts-ds-1-*[!k]")
+    done = json.loads((staging / "progress.json").read_text())["rows"]
+    assert 10 <= done <= 13
+    (staging / "train.bin").write_bytes((staging / "train.bin").read_bytes() + b"half a batch")
+    encoded: list[str] = []
+    monkeypatch.setattr(
+        "training.shard_writer.encode_plain",
+        lambda tokenizer, texts: encoded.extend(texts) or encode_plain(tokenizer, texts),
+    )
+    assert write_shards(ROWS * 5, tiny_tokenizer, tmp_path / "parts", "ds-1") == whole
+    assert len(encoded) == sum(
+        row.text is not None and row.split != "holdout" for row in (ROWS * 5)[done:]
+    )
+    for name in ("train.bin", "validation.bin"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"parts", "whole"}
+
+
+def test_write_shards_encodes_a_test_split_where_there_is_one(
+    tmp_path: Path, tiny_tokenizer: Path
+) -> None:
+    rows = [*ROWS, row("never seen", "test")]
+    info = write_shards(rows, tiny_tokenizer, tmp_path / "shards", "ds-1")
+    assert info.documents == {"train": 2, "validation": 1, "test": 1}
+    assert TokenShard.open(tmp_path / "shards", "test").tokens[-1] == 0
 
 
 def test_write_shards_refuses_a_split_without_text(tmp_path: Path, tiny_tokenizer: Path) -> None:
