@@ -21,6 +21,7 @@ FLOORS = {
     "everloop.cli_options": 3,
     "everloop.cli_store": 3,
     "everloop.cli_train": 3,
+    "everloop.comparison_text": 2,
     "everloop.demo": 2,
     "everloop.demo_config": 2,
     "everloop.importing": 2,

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from everloop.cli import app, main
 from everloop.errors import ArtifactError, ConfigError, DataError
 from everloop.importing import import_checkpoint, name_of
+from everloop.lifecycle import checkpoint_of, find_checkpoint, validation_windows
 from everloop.manifest import sha256_file, verify
 from everloop.registry import Registry
 from everloop.settings import Home, RunFile
@@ -52,6 +53,43 @@ def test_import_checkpoint_saves_and_records_a_version(
     store = open_store(home.database_url)
     assert [each.tag for each in store.model_versions()] == [version.tag]
     store.close()
+
+
+def test_import_checkpoint_keeps_a_link_for_tuning_and_the_loop(
+    home: Home, checkpoint: Path, text: str
+) -> None:
+    version = import_checkpoint(home, FP32, checkpoint, text=text)
+
+    found = checkpoint_of(home, version)
+    assert found.path == home.runs / "tiny-llama_1m" / "checkpoint"
+    assert found.path.resolve() == checkpoint.resolve()
+    assert find_checkpoint(home, "tiny-llama_1m").sha256 == found.sha256
+    windows, bytes_per_token = validation_windows(home, found, 8)
+    assert windows.shape == (8, 65)
+    assert bytes_per_token == pytest.approx(1.0)
+
+
+def test_import_checkpoint_of_a_taken_name_keeps_both(
+    home: Home, checkpoint: Path, tmp_path: Path, text: str
+) -> None:
+    other = make_tiny_checkpoint(tmp_path / "b", family="llama", max_model_len=64, seed=1)
+    run = RunFile("test", {"export": FP32.values["export"] | {"name": "same"}})
+
+    versions = [import_checkpoint(home, run, folder, text=text) for folder in (checkpoint, other)]
+
+    found = [checkpoint_of(home, version).path.resolve() for version in versions]
+    assert found == [checkpoint.resolve(), other.resolve()]
+
+
+def test_import_checkpoint_may_be_shorter_than_a_window(
+    home: Home, checkpoint: Path, text: str
+) -> None:
+    run = RunFile("test", {"export": FP32.values["export"] | {"max_model_len": 40}})
+
+    manifest = import_checkpoint(home, run, checkpoint, text=text).manifest
+
+    assert manifest.max_model_len == 40
+    assert manifest.export.validation_tokens == 64 * 40
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

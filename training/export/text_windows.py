@@ -3,8 +3,10 @@
 Every window begins as a prompt does: with the token that the tokenizer puts before a text, if any.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,10 +35,15 @@ class TextWindows:
     prompts: tuple[str, ...]
 
 
+class _Window(NamedTuple):
+    tokens: list[int]
+    size_bytes: int  # of its text
+
+
 def cut_windows(
     texts: Iterable[str], tokenizer: Tokenizer, *, context: int, limit: int
 ) -> TextWindows:
-    """Cut texts into windows, a few of each text, until there are enough.
+    """Cut texts into windows, first a few of each text, until there are enough.
 
     Args:
         texts: read no further than needed.
@@ -49,27 +56,32 @@ def cut_windows(
     """
     start = _start(tokenizer)
     width = context + 1 - len(start)
-    windows: list[list[int]] = []
-    size_bytes = 0
+    first: list[_Window] = []
+    further: list[_Window] = []  # of long texts, in case there are few
     for text in texts:
-        encoding = tokenizer.encode(text, add_special_tokens=False)
-        fitting = len(encoding.ids) // width
-        for piece in range(min(fitting, _WINDOWS_PER_TEXT, limit - len(windows))):
-            first, last = piece * width, (piece + 1) * width - 1
-            windows.append(encoding.ids[first : last + 1])
-            passage = text[encoding.offsets[first][0] : encoding.offsets[last][1]]
-            size_bytes += len(passage.encode("utf-8"))
-        if len(windows) >= limit:
+        windows = list(islice(_windows(text, tokenizer, width), limit))
+        first += windows[:_WINDOWS_PER_TEXT]
+        further = [*further, *windows[_WINDOWS_PER_TEXT:]][:limit]
+        if len(first) >= limit:
             break
-    if not windows:
+    chosen = [*first, *further][:limit]
+    if not chosen:
         raise DataError(
             f"no text has the {width:,} tokens of one window. Give a longer text with --text."
         )
     return TextWindows(
-        tokens=np.array([start + window for window in windows], np.int64),
-        bytes_per_token=size_bytes / (len(windows) * width),
-        prompts=_prompts(windows, tokenizer),
+        tokens=np.array([start + window.tokens for window in chosen], np.int64),
+        bytes_per_token=sum(window.size_bytes for window in chosen) / (len(chosen) * width),
+        prompts=_prompts([window.tokens for window in chosen], tokenizer),
     )
+
+
+def _windows(text: str, tokenizer: Tokenizer, width: int) -> Iterator[_Window]:
+    encoding = tokenizer.encode(text, add_special_tokens=False)
+    for first in range(0, len(encoding.ids) - width + 1, width):
+        last = first + width - 1
+        passage = text[encoding.offsets[first][0] : encoding.offsets[last][1]]
+        yield _Window(encoding.ids[first : last + 1], len(passage.encode("utf-8")))
 
 
 def _start(tokenizer: Tokenizer) -> list[int]:

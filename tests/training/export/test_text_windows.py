@@ -26,13 +26,23 @@ def beginning_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
     return changed
 
 
-def test_cut_windows_takes_a_few_of_each_text(tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        (3, ["abcde", "fghij", "short"]),
+        (4, ["abcde", "fghij", "short", "ABCDE"]),
+        (10, ["abcde", "fghij", "short", "ABCDE", "klmno"]),
+    ],
+)
+def test_cut_windows_takes_a_few_of_each_text_first(
+    tokenizer: Tokenizer, limit: int, expected: list[str]
+) -> None:
     texts = ["abcdefghijklmnop", "short", "ABCDEFGH"]
 
-    windows = cut_windows(texts, tokenizer, context=4, limit=10)
+    windows = cut_windows(texts, tokenizer, context=4, limit=limit)
 
     decoded = [tokenizer.decode(window) for window in windows.tokens.tolist()]
-    assert decoded == ["abcde", "fghij", "short", "ABCDE"]
+    assert decoded == expected
     assert windows.tokens.dtype == np.int64
     assert windows.bytes_per_token == 1.0
 
@@ -56,7 +66,7 @@ def test_cut_windows_begin_as_a_prompt_does(beginning_tokenizer: Tokenizer) -> N
 def test_cut_windows_count_bytes_not_characters(tokenizer: Tokenizer) -> None:
     windows = cut_windows(["äöüäöüäöü"], tokenizer, context=5, limit=3)
 
-    assert windows.tokens.shape == (2, 6)
+    assert windows.tokens.shape == (3, 6)
     assert windows.bytes_per_token == 1.0
 
 
