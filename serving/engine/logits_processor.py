@@ -2,7 +2,8 @@
 
 In place and sparse: a step touches the tokens that a sequence has seen and never the vocabulary,
 except for the mask of a structured output. The order is that of transformers and of vLLM's sampler:
-what is impossible, then logit_bias, then the penalties for repetition, frequency and presence.
+logit_bias, then the penalties for repetition, frequency and presence. What is impossible comes last
+here, which gives the same: nothing brings a token back from minus infinity.
 """
 
 from collections.abc import Iterable
@@ -28,8 +29,11 @@ class Grammar(Protocol):
     def forced_token_ids(self) -> list[int]:
         """The tokens that must come next, as far as there is no choice."""
 
-    def mask(self, logits: Logits) -> None:
-        """Set the logits of all tokens that cannot come next to minus infinity."""
+    def mask(self, logits: Logits, forbidden: NDArray[np.intp] | None) -> NDArray[np.intp] | None:
+        """Give the tokens that can come next if they are few, else mask all others.
+
+        Tokens that are forbidden come only if no other can.
+        """
 
     def accept(self, token_id: int) -> None:
         """Go on by a token."""
@@ -77,18 +81,24 @@ class LogitsProcessor:
         """The tokens that must come next, as far as a structured output leaves no choice."""
         return [] if self._grammar is None else self._grammar.forced_token_ids()
 
-    def apply(self, logits: Logits) -> None:
-        """Change the logits of the next token, (V,), in place."""
-        if self._grammar is not None:
-            self._grammar.mask(logits)
-        if self._num_tokens < self._params.min_tokens or (
-            self._grammar is not None and self._params.ignore_eos
-        ):
-            self._forbid_end(logits)
+    def apply(self, logits: Logits) -> NDArray[np.intp] | None:
+        """Change the logits of the next token, (V,), in place.
+
+        Returns:
+            The only tokens that can come, if a structured output leaves few; None for all whose
+            logits are not minus infinity.
+        """
         if self._biased.size:
             logits[self._biased] += self._bias
         if self._penalties is not None:
             self._penalties.apply(logits)
+        must_go_on = self._num_tokens < self._params.min_tokens
+        if self._grammar is not None:
+            is_unending = must_go_on or self._params.ignore_eos
+            return self._grammar.mask(logits, self._ends if is_unending else None)
+        if must_go_on:
+            logits[self._ends] = -np.inf
+        return None
 
     def accept(self, token_id: int) -> None:
         """Take note of the token that was chosen."""
@@ -97,13 +107,6 @@ class LogitsProcessor:
             self._penalties.add(token_id)
         if self._grammar is not None:
             self._grammar.accept(token_id)
-
-    def _forbid_end(self, logits: Logits) -> None:
-        kept = logits[self._ends]
-        logits[self._ends] = -np.inf
-        # A grammar may allow nothing but the end.
-        if self._grammar is not None and logits.max() == -np.inf:
-            logits[self._ends] = kept
 
 
 class TokenPenalties:

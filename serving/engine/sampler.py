@@ -26,20 +26,29 @@ def choose(logits: Logits, sequence: Sequence, position: int) -> tuple[int, Toke
     Raises:
         EngineError: there is no largest logit (not a number), or no token is allowed.
     """
-    params, processor = sequence.params, sequence.logits_processor
-    token = int(logits.argmax())
-    peak = logits[token]
-    if not -np.inf < peak < np.inf:
+    params = sequence.params
+    likeliest = int(logits.argmax())
+    if not -np.inf < logits[likeliest] < np.inf:
         raise EngineError(f"the model's logits for request {sequence.seq_id} are not finite.")
-    raw = logits if params.logprobs is None else logits.copy()
-    if processor is not None:
-        processor.apply(logits)
-        token = int(logits.argmax())
-        peak = logits[token]
-        if peak == -np.inf:
-            raise EngineError(f"the parameters of request {sequence.seq_id} allow no token.")
-    if not params.is_greedy:
-        token = draw(logits, peak, params, sequence.seed, position)
     if params.logprobs is None:
-        return token, None
+        return _choose(logits, likeliest, sequence, position), None
+    is_kept = params.is_greedy and sequence.logits_processor is None
+    raw = logits if is_kept else logits.copy()
+    token = _choose(logits, likeliest, sequence, position)
     return token, token_logprobs(raw, token, params.logprobs)
+
+
+def _choose(logits: Logits, likeliest: int, sequence: Sequence, position: int) -> int:
+    params, processor = sequence.params, sequence.logits_processor
+    tokens = None
+    if processor is not None:
+        tokens = processor.apply(logits)
+        if tokens is not None:
+            logits = logits[tokens]
+        likeliest = int(logits.argmax()) if logits.size else 0
+        if not logits.size or logits[likeliest] == -np.inf:
+            raise EngineError(f"the parameters of request {sequence.seq_id} allow no token.")
+    token = likeliest
+    if not params.is_greedy:
+        token = draw(logits, logits[likeliest], params, sequence.seed, position)
+    return token if tokens is None else int(tokens[token])

@@ -31,6 +31,7 @@ _MAX_TEXT = 1 << 18  # characters of a schema or grammar
 _MAX_COMPILED = 64  # grammars kept per model version
 # A newline and its indentation; without a bound a weak model writes spaces for ever.
 _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,16}"
+_FEW = 32  # a vocabulary's part that is faster to pick from than to mask the rest of
 _MINUS_INFINITY = np.float32(-np.inf).view(np.int32)
 _ANY_OBJECT = '{"type": "object"}'
 _NAMES = {
@@ -139,8 +140,17 @@ class GrammarMatcher:
         """The tokens that must come next, as far as the grammar leaves no choice."""
         return self._matcher.compute_ff_tokens()
 
-    def mask(self, logits: NDArray[np.float32]) -> None:
-        """Set the logits, (V,), of all tokens that cannot come next to minus infinity.
+    def mask(
+        self, logits: NDArray[np.float32], forbidden: NDArray[np.intp] | None = None
+    ) -> NDArray[np.intp] | None:
+        """Say which tokens can come next.
+
+        Args:
+            logits: (V,); those of all other tokens become minus infinity, unless few are left.
+            forbidden: tokens that are not wanted; the only ones that can come do come.
+
+        Returns:
+            The tokens, rising, if they are few.
 
         Raises:
             EngineError: the grammar is too ambiguous to go on.
@@ -149,11 +159,20 @@ class GrammarMatcher:
         self._matcher.unsafe_compute_mask_ptr(self._words.ctypes.data, self._words.nbytes)
         self._check(started)
         bits = np.unpackbits(self._words.view(np.uint8), count=logits.size, bitorder="little")
+        if forbidden is not None:
+            kept = bits[forbidden]
+            bits[forbidden] = 0
+            if not bits.any():
+                bits[forbidden] = kept
+        allowed = bits.view(bool)
+        if np.count_nonzero(allowed) <= logits.size // _FEW:
+            return np.flatnonzero(allowed)
         # 0 for what is allowed and the bits of minus infinity for what is not: without a branch,
         # a tenth of the time that a masked copy takes where half of the tokens are allowed.
         bias = np.subtract(bits, 1, dtype=np.int32)
         bias &= _MINUS_INFINITY
         logits += bias.view(np.float32)
+        return None
 
     def accept(self, token_id: int) -> None:
         """Go on by a token.

@@ -1,5 +1,7 @@
 """Which token a sequence gets, whatever else is in the batch."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -112,6 +114,61 @@ def test_a_row_of_nothing_but_end_tokens_fails_alone() -> None:
     logits[0, [0, 2]] = 1.0
     [sampled] = sample_rows([_step(_sequence(0, 4, min_tokens=2))], logits)
     assert str(sampled.error) == "the parameters of request 0 allow no token."
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0.0}, {}, {"top_k": 3}, {"top_p": 0.5}])
+def test_few_allowed_tokens_are_drawn_as_from_a_masked_row(settings: dict[str, Any]) -> None:
+    class Few:
+        """Allows three tokens, by name or by masking all others."""
+
+        is_complete = False
+
+        def __init__(self, by_name: bool) -> None:
+            self.by_name = by_name
+
+        def forced_token_ids(self) -> list[int]:
+            return []
+
+        def mask(self, logits: Any, forbidden: Any) -> Any:
+            tokens = np.array([5, 30, 700])
+            if self.by_name:
+                return tokens
+            kept = logits[tokens]
+            logits[:] = -np.inf
+            logits[tokens] = kept
+            return None
+
+        def accept(self, token_id: int) -> None:
+            pass
+
+    def drawn(by_name: bool) -> NDArray[np.int64]:
+        tokens = []
+        for seed in range(600):
+            sequence = _sequence(seed, repetition_penalty=1.2, logprobs=1, **settings)
+            sequence.logits_processor = LogitsProcessor(sequence.params, [5], [], Few(by_name))
+            [sampled] = sample_rows([_step(sequence)], logits.copy())
+            tokens += sampled.token_ids
+            exact = logits[0] - np.logaddexp.reduce(logits[0].astype(np.float64))
+            assert sampled.logprobs[0].logprob == pytest.approx(exact[tokens[-1]], abs=1e-5)
+        return np.bincount(tokens, minlength=1000)[[5, 30, 700]]
+
+    logits = _logits(1) / 3
+    by_name, by_mask = drawn(True), drawn(False)
+    assert by_name.sum() == by_mask.sum() == 600
+    assert (np.abs(by_name - by_mask) <= 5 * np.sqrt(300)).all()
+
+
+def test_a_grammar_that_allows_nothing_fails_its_own_row() -> None:
+    class Nothing:
+        is_complete = False
+
+        def mask(self, logits: Any, forbidden: Any) -> Any:
+            return np.array([], np.intp)
+
+    sequence = _sequence(1)
+    sequence.logits_processor = LogitsProcessor(sequence.params, [], [], Nothing())
+    [sampled] = sample_rows([_step(sequence)], _logits(1))
+    assert str(sampled.error) == "the parameters of request 1 allow no token."
 
 
 def test_a_plain_greedy_step_leaves_the_logits_as_they_are() -> None:

@@ -40,10 +40,10 @@ def compiler() -> GrammarCompiler:
     return GrammarCompiler(VOCABULARY, VOCAB_SIZE, [EOS])
 
 
-def _allowed(matcher: GrammarMatcher) -> set[int]:
-    logits = np.zeros(VOCAB_SIZE, np.float32)
-    matcher.mask(logits)
-    return set(np.flatnonzero(logits == 0).tolist())
+def _allowed(matcher: GrammarMatcher, vocab_size: int = VOCAB_SIZE) -> set[int]:
+    logits = np.zeros(vocab_size, np.float32)
+    tokens = matcher.mask(logits)
+    return set((np.flatnonzero(logits == 0) if tokens is None else tokens).tolist())
 
 
 def _tokens(text: str) -> list[int]:
@@ -75,13 +75,31 @@ def test_mask_allows_what_the_grammar_allows(compiler: GrammarCompiler) -> None:
     assert not matcher.is_complete
 
 
-def test_mask_keeps_the_logits_of_allowed_tokens(compiler: GrammarCompiler) -> None:
-    matcher = compiler.start(StructuredOutput("regex", "a"))
+@pytest.mark.parametrize(("pattern", "is_few"), [("a", True), ("[^é]", False)])
+def test_mask_gives_few_tokens_or_masks_all_others(
+    compiler: GrammarCompiler, pattern: str, is_few: bool
+) -> None:
     logits = np.arange(VOCAB_SIZE, dtype=np.float32)
-    matcher.mask(logits)
-    [token] = _tokens("a")
-    assert logits[token] == token
-    assert (np.delete(logits, token) == -np.inf).all()
+    tokens = compiler.start(StructuredOutput("regex", pattern)).mask(logits)
+    if is_few:
+        assert tokens is not None
+        assert tokens.tolist() == _tokens("a")
+        assert logits.tolist() == list(range(VOCAB_SIZE))
+    else:
+        assert tokens is None
+        kept = np.flatnonzero(logits > -np.inf)
+        assert 100 < kept.size < VOCAB_SIZE
+        assert (logits[kept] == kept).all()
+
+
+def test_forbidden_tokens_come_only_if_no_other_can(compiler: GrammarCompiler) -> None:
+    matcher = compiler.start(StructuredOutput("regex", "(b(cd)?)?"))
+    ends, logits = np.array([EOS, 5]), np.zeros(VOCAB_SIZE, np.float32)
+    assert matcher.mask(logits, ends).tolist() == _tokens("b")
+    matcher.accept(_tokens("b")[0])
+    assert matcher.mask(logits, ends).tolist() == _tokens("c")
+    matcher = compiler.start(StructuredOutput("regex", ""))
+    assert matcher.mask(logits, ends).tolist() == [EOS]
 
 
 def test_grammar_is_complete_when_nothing_can_follow(compiler: GrammarCompiler) -> None:
@@ -187,9 +205,7 @@ def test_masks_fit_every_number_of_tokens_and_end_tokens(
 ) -> None:
     compiler = GrammarCompiler(VOCABULARY, vocab_size, eos_token_ids)
     matcher = compiler.start(StructuredOutput("regex", "(xy)?"))
-    logits = np.zeros(vocab_size, np.float32)
-    matcher.mask(logits)
-    assert np.flatnonzero(logits == 0).tolist() == sorted([*eos_token_ids, *_tokens("x")])
+    assert _allowed(matcher, vocab_size) == {*eos_token_ids, *_tokens("x")}
 
 
 def test_compiled_grammars_are_kept_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
