@@ -2,6 +2,7 @@
 
 import json
 from functools import cache
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
@@ -95,8 +96,8 @@ def _paths() -> dict[str, object]:
 
 def _operation(
     summary: str, reply: str, body: str | None = None, parameters: list[object] | None = None
-) -> dict[str, dict[str, dict[str, dict[str, object]]]]:
-    operation: dict[str, object] = {
+) -> dict[str, Any]:
+    operation: dict[str, Any] = {
         "summary": summary,
         "responses": {
             "200": {"description": "Done.", "content": _json(reply)},
@@ -105,16 +106,19 @@ def _operation(
     }
     if body:
         operation["requestBody"] = {"required": True, "content": _json(body)}
-    if parameters:
-        operation["parameters"] = parameters
-    return operation  # type: ignore[return-value]
+    headers = [_parameter("x-request-id", "header")]
+    if body:
+        headers.append(_parameter("Idempotency-Key", "header"))
+    operation["parameters"] = [*(parameters or []), *headers]
+    return operation
 
 
 def _json(model: str) -> dict[str, object]:
     return {"application/json": {"schema": {"$ref": _SCHEMA_PATH.format(model=model)}}}
 
 
-def _add_stream(operation: dict[str, dict[str, dict[str, dict[str, object]]]], chunk: str) -> None:
+def _add_stream(operation: dict[str, Any], chunk: str) -> None:
+    operation["parameters"].append(_parameter("x-request-timeout", "header", "number"))
     description = f"Events whose data is a {chunk}, then [DONE]; an error is an ErrorBody."
     operation["responses"]["200"]["content"]["text/event-stream"] = {
         "schema": {"type": "string", "description": description}

@@ -28,7 +28,7 @@ def real_app(real_recorder: MemoryRecorder, tmp_path_factory: pytest.TempPathFac
         num_threads=1, max_num_seqs=4, max_num_batched_tokens=64, max_memory_bytes=2**30
     )
     folder = make_tiny_version(
-        tmp_path_factory.mktemp("embedding"), embeddings=True, max_model_len=640, seed=3
+        tmp_path_factory.mktemp("embedding"), embeddings=True, max_model_len=1024, seed=3
     )
     engine = AsyncEngine(config)
     app = create_app(

@@ -3,6 +3,7 @@ no key of a wrong type. And one test for each way in which other servers broke t
 """
 
 import json
+from typing import Literal
 
 import httpx
 import openai
@@ -258,6 +259,32 @@ def test_stop_is_honoured_llamafactory_3114(real_http):
 
 # That a generation ends when its client leaves (vLLM 54947, mlx-vlm 1217) is tested in
 # test_streaming.py and, on the real engine, in test_openai_client.py.
+
+
+class Answer(BaseModel):
+    kind: Literal["yes", "no"]
+    times: Literal[1, 2]
+
+
+def test_official_client_parses_an_answer_into_its_type(real_client):
+    reply = real_client.chat.completions.parse(
+        model="everloop", messages=ASK, max_tokens=100, response_format=Answer
+    )
+    assert isinstance(reply.choices[0].message.parsed, Answer)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_official_client_parses_a_call_into_its_type(real_client, stream):
+    fields = {"model": "everloop", "messages": ASK, "max_tokens": 150, "tool_choice": "required"}
+    fields["tools"] = [openai.pydantic_function_tool(Answer)]
+    fields["parallel_tool_calls"] = False
+    if stream:
+        with real_client.chat.completions.stream(**fields) as events:
+            reply = events.get_final_completion()
+    else:
+        reply = real_client.chat.completions.parse(**fields)
+    (call,) = reply.choices[0].message.tool_calls
+    assert isinstance(call.function.parsed_arguments, Answer)
 
 
 def test_error_object_in_a_stream_raises_in_the_official_client(real_client):

@@ -85,7 +85,7 @@ def test_other_inputs_are_refused_by_name(real_http, value, param):
 
 def test_input_over_the_context_is_refused(real_client):
     with pytest.raises(openai.BadRequestError) as caught:
-        real_client.embeddings.create(model="everloop", input="x" * 700)
+        real_client.embeddings.create(model="everloop", input="x" * 1100)
     assert caught.value.code == "context_length_exceeded"
 
 

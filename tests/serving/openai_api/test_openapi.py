@@ -45,6 +45,16 @@ def test_openapi_shows_what_content_and_stop_may_be(document):
     assert '"string"' in json.dumps(schemas["ChatCompletionRequest"]["properties"]["stop"])
 
 
+def test_openapi_names_the_headers(document):
+    names = {
+        path: {parameter["name"] for parameter in operations["post"]["parameters"]}
+        for path, operations in document["paths"].items()
+        if "post" in operations
+    }
+    assert names["/v1/chat/completions"] == {"x-request-id", "Idempotency-Key", "x-request-timeout"}
+    assert names["/v1/feedback"] == names["/tokenize"] == {"x-request-id", "Idempotency-Key"}
+
+
 def test_openapi_describes_the_stream(document):
     post = document["paths"]["/v1/chat/completions"]["post"]
     assert set(post["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
