@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from everloop.cli_data import data
+from everloop.cli_data import data, tokenizer
 from everloop.cli_import import import_folder
 from everloop.cli_options import (
     ConfigOption,
@@ -38,7 +38,6 @@ app = typer.Typer(
 )
 
 
-tokenizer = typer.Typer(help="Train tokenizers.", no_args_is_help=True)
 drift = typer.Typer(help="Recent traffic against the traffic before it.", no_args_is_help=True)
 loop = typer.Typer(help="Retrain from feedback, pass the gate, promote.", no_args_is_help=True)
 app.add_typer(data, name="data")
@@ -66,21 +65,6 @@ def demo(
     from everloop.demo import run_demo
 
     run_demo(open_home(home), read_run(config, override), minutes, as_json)
-
-
-@tokenizer.command("train")
-def tokenizer_train(
-    home: HomeOption = None,
-    config: ConfigOption = None,
-    override: SetOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Train a byte-level BPE tokenizer on the newest dataset, and encode the dataset's texts."""
-    from everloop.lifecycle import newest_dataset, prepare_tokens
-
-    folder = open_home(home)
-    shards = prepare_tokens(folder, read_run(config, override), newest_dataset(folder))
-    report(shards.model_dump(), as_json)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The verbs of dataset versions: build, show, compare, verify."""
+"""The verbs of dataset versions and tokenizers."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from everloop.settings import Home
 
 data = typer.Typer(help="Build dataset versions, look at them, compare them.", no_args_is_help=True)
+tokenizer = typer.Typer(help="Train tokenizers, and measure them.", no_args_is_help=True)
 
 DatasetArgument = Annotated[
     str | None, typer.Argument(help="ds-… or its beginning; the newest corpus if absent.")
@@ -111,6 +112,56 @@ def data_verify(
            as_json)  # fmt: skip
 
 
+@tokenizer.command("train")
+def tokenizer_train(
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    override: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a byte-level BPE tokenizer on the newest dataset, and encode the dataset's texts."""
+    from everloop.lifecycle import newest_dataset, prepare_tokens
+
+    folder = open_home(home)
+    shards = prepare_tokens(folder, read_run(config, override), newest_dataset(folder))
+    report(shards.model_dump(), as_json)
+
+
+@tokenizer.command("eval")
+def tokenizer_eval(
+    path: Annotated[
+        Path | None, typer.Argument(help="tokenizer.json or its folder; that of the dataset.")
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="tokenizer.json or its folder to compare with.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="ds-…; the newest corpus.")] = None,
+    split: Annotated[str, typer.Option(help="Rows to measure on.")] = "validation",
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bytes per token by language and source, and texts that do not come back as they were."""
+    from dataclasses import asdict
+
+    from training.dataset_folder import rows_with_origin
+    from training.tokenizer import open_tokenizer
+    from training.tokenizer_eval import broken_round_trips, fit_by_group
+
+    folder = open_home(home)
+    rows = _folder(folder, dataset)
+    own = open_tokenizer(path or folder.tokenizers / rows.name)
+    other = open_tokenizer(reference) if reference else None
+    pairs = ((row, origin) for row, origin in rows_with_origin(rows) if row.split == split)
+    groups = [asdict(group) for group in fit_by_group(pairs, own, other)]
+    broken = broken_round_trips(own)
+    if as_json:
+        report({"vocab_size": own.get_vocab_size(), "groups": groups, "broken": broken}, as_json)
+        return
+    report([_rounded(group) for group in groups], as_json)
+    verdict = ", ".join(map(repr, broken)) or "none: every hostile text comes back as it was"
+    report({"vocabulary": f"{own.get_vocab_size():,}", "broken round trips": verdict}, as_json)
+
+
 def _folder(home: "Home", dataset: str | None) -> Path:
     """The folder of a version by the beginning of its id; of the newest corpus if none is given."""
     from everloop.errors import NotFoundError
@@ -189,3 +240,11 @@ def _counts(counts: dict[str, int], as_json: bool) -> Any:
     if as_json:
         return counts
     return ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "none"
+
+
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: round(value, 3) if isinstance(value, float) else value
+        for name, value in values.items()
+        if value is not None
+    }

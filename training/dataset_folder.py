@@ -12,6 +12,7 @@ import shutil
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -241,6 +242,16 @@ def read_origins(folder: Path) -> Iterator[Origin]:
         with path.open("rb") as file:
             for line in file:
                 yield Origin.model_validate_json(line)
+
+
+def rows_with_origin(folder: Path) -> Iterator[tuple[DatasetRow, Origin | None]]:
+    """Check a dataset version, then read its rows, each with where it comes from if that is known.
+
+    Raises:
+        DataError: as `verify_dataset`, at the call.
+    """
+    verify_dataset(folder)
+    return zip_longest(_rows(folder / ROWS), read_origins(folder))
 
 
 def _checksum(info: DatasetInfo) -> str:

@@ -57,8 +57,7 @@ def write_shards(
     """
     encoder = load_tokenizer(tokenizer)
     digest = sha256_file(tokenizer / TOKENIZER_FILE)
-    found = _reusable(folder)
-    if found and (found.dataset_id, found.tokenizer_sha256) == (dataset_id, digest):
+    if found := _reusable(folder, dataset_id, digest):
         return found
     # The name says what is encoded, so that a run that was killed is found and continued.
     staging = folder.with_name(f".{folder.name}-{dataset_id}-{digest[:12]}")
@@ -66,6 +65,8 @@ def write_shards(
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(lock):
+            if found := _reusable(folder, dataset_id, digest):
+                return found  # another process wrote them in the meantime
             staging.mkdir(exist_ok=True)
             info = _write(rows, encoder, staging, dataset_id, digest)
             shutil.rmtree(folder, ignore_errors=True)
@@ -177,15 +178,15 @@ class TokenShard:
         return windows[::context_length]
 
 
-def _reusable(folder: Path) -> ShardInfo | None:
-    """The shards of a folder, unless there are none or they are damaged."""
+def _reusable(folder: Path, dataset_id: str, digest: str) -> ShardInfo | None:
+    """The shards of a folder, if they are whole and of this dataset and tokenizer."""
     try:
         info = read_shard_info(folder)
         for split in {*SPLITS, *info.tokens}:
             TokenShard.open(folder, split)
-        return info
     except DataError:
         return None
+    return info if (info.dataset_id, info.tokenizer_sha256) == (dataset_id, digest) else None
 
 
 def _dtype(tokenizer: Tokenizer) -> Literal["uint16", "uint32"]:

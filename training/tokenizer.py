@@ -26,7 +26,11 @@ FILE_NAME = "tokenizer.json"
 
 
 class TokenizerConfig(Config):
-    """How the vocabulary is learnt."""
+    """[tokenizer]: how the vocabulary is learnt, or where it is taken from."""
+
+    path: str | None = Field(
+        None, description="A tokenizer.json, or a folder with one, to use as it is; none is learnt."
+    )
 
     vocab_size: int = Field(
         4096, ge=512, le=1_000_000, description="Tokens, special ones and 256 bytes included."
@@ -37,16 +41,22 @@ class TokenizerConfig(Config):
 def train_tokenizer(rows: Iterable[DatasetRow], config: TokenizerConfig, folder: Path) -> Tokenizer:
     """Learn a vocabulary from the training split and save it.
 
-    Texts and answers that are too few for `vocab_size` give a smaller vocabulary.
+    Texts and answers that are too few for `vocab_size` give a smaller vocabulary. A tokenizer that
+    the configuration names is taken in their place; of `<|endoftext|>`, `<|im_start|>` and
+    `<|im_end|>` it gets what it lacks, as new tokens behind its own.
 
     Args:
-        rows: a dataset version; validation and hold-out rows are left out.
+        rows: a dataset version; only rows of the training split are learnt from.
         config: size of the vocabulary.
         folder: receives tokenizer.json, tokenizer_config.json and chat_template.jinja.
 
     Raises:
-        DataError: no row belongs to the training split.
+        DataError: no row belongs to the training split, or the named tokenizer cannot be used.
     """
+    if config.path is not None:
+        tokenizer = _adopted(Path(config.path))
+        _save(tokenizer, folder)
+        return tokenizer
     texts = _training_texts(rows)
     first = next(texts, None)
     if first is None:
@@ -66,19 +76,43 @@ def train_tokenizer(rows: Iterable[DatasetRow], config: TokenizerConfig, folder:
     return tokenizer
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
+def load_tokenizer(folder: Path, name: str = FILE_NAME) -> Tokenizer:
     """Read the tokenizer of a folder.
 
     Raises:
         DataError: the folder holds none, or a damaged one.
     """
-    path = folder / FILE_NAME
+    path = folder / name
     try:
         return Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DataError(f"{folder} holds no {FILE_NAME}. Train a tokenizer first.") from error
+        raise DataError(f"{folder} holds no {name}. Train a tokenizer first.") from error
     except Exception as error:  # tokenizers raises bare Exception for what it cannot parse
         raise DataError(f"{path} is no tokenizer ({error}). Train it again.") from error
+
+
+def open_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizer from its file or its folder.
+
+    Raises:
+        DataError: there is none, or a damaged one.
+    """
+    return load_tokenizer(path) if path.is_dir() else load_tokenizer(path.parent, path.name)
+
+
+def _adopted(path: Path) -> Tokenizer:
+    tokenizer = open_tokenizer(path)
+    missing = [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is None]
+    taken = set(tokenizer.get_vocab().values())
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in missing])
+    if any(tokenizer.token_to_id(token) in taken for token in missing):
+        raise DataError(
+            f"{path} lacks {', '.join(missing)}, and its ids have holes: a new token would take "
+            "the id of another. Add them to its file, behind the highest id."
+        )
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def encode_plain(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
@@ -94,21 +128,6 @@ def encode_plain(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in encodings]
     finally:
         tokenizer.encode_special_tokens = before
-
-
-def bytes_per_token(tokenizer: Tokenizer, texts: Iterable[str]) -> float:
-    """Measure how many bytes of UTF-8 one token stands for, over all texts.
-
-    Raises:
-        DataError: the texts are empty.
-    """
-    size_bytes = tokens = 0
-    for text in texts:
-        size_bytes += len(text.encode("utf-8"))
-        tokens += len(encode_plain(tokenizer, [text])[0])
-    if not tokens:
-        raise DataError("bytes per token cannot be measured: the texts are empty.")
-    return size_bytes / tokens
 
 
 def _training_texts(rows: Iterable[DatasetRow]) -> Iterator[str]:

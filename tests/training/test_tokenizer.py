@@ -9,11 +9,11 @@ from everloop.errors import DataError
 from everloop.records import DatasetRow, Message, Source
 from training.tokenizer import (
     TokenizerConfig,
-    bytes_per_token,
     encode_plain,
     load_tokenizer,
     train_tokenizer,
 )
+from training.tokens import TokenizerFolder
 
 HOSTILE = [
     "",
@@ -108,15 +108,33 @@ def test_folder_masks_all_but_the_answer(tiny_tokenizer: Path) -> None:
     assert loaded.decode(answer) == "yo<|im_end|>"
 
 
-def test_bytes_per_token_counts_utf8(tiny_tokenizer: Path) -> None:
-    tokenizer = load_tokenizer(tiny_tokenizer)
-    assert bytes_per_token(tokenizer, ["日本"]) == 1.0  # never seen: one token per byte
-    assert bytes_per_token(tokenizer, ["documentation", " documentation"]) > 3.0
-
-
-def test_bytes_per_token_refuses_empty_texts(tiny_tokenizer: Path) -> None:
-    with pytest.raises(DataError, match="the texts are empty"):
-        bytes_per_token(load_tokenizer(tiny_tokenizer), [""])
+def test_train_tokenizer_takes_a_given_one(tmp_path: Path, tiny_tokenizer: Path) -> None:
+    given = json.loads((tiny_tokenizer / "tokenizer.json").read_text())
+    given["added_tokens"] = [t for t in given["added_tokens"] if t["content"] == "<|endoftext|>"]
+    vocabulary = given["model"]["vocab"]
+    for token in ("<|im_start|>", "<|im_end|>"):
+        del vocabulary[token]
+    with_holes = tmp_path / "holes.json"
+    with_holes.write_text(json.dumps(given))
+    given["model"]["vocab"] = {token: max(0, number - 2) for token, number in vocabulary.items()}
+    given["truncation"] = {
+        "direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0,
+    }  # fmt: skip
+    (tmp_path / "given.json").write_text(json.dumps(given))
+    config = TokenizerConfig(path=str(tmp_path / "given.json"))
+    tokenizer = train_tokenizer([], config, tmp_path / "folder")
+    text = "The quick brown fox reads the documentation"
+    (expected,) = encode_plain(load_tokenizer(tiny_tokenizer), [text])
+    assert encode_plain(tokenizer, [text]) == [[number - 2 for number in expected]]
+    folder = TokenizerFolder.read(tmp_path / "folder")
+    assert folder.special.bos == 0
+    assert folder.special.eos[1] == folder.vocab_size - 1
+    with pytest.raises(
+        DataError, match=r"lacks <\|im_start\|>, <\|im_end\|>, and its ids have holes"
+    ):
+        train_tokenizer([], TokenizerConfig(path=str(with_holes)), tmp_path / "x")
+    with pytest.raises(DataError, match=r"holds no gone\.json"):
+        train_tokenizer([], TokenizerConfig(path=str(tmp_path / "gone.json")), tmp_path / "x")
 
 
 def test_load_tokenizer_names_what_is_wrong(tmp_path: Path) -> None:
