@@ -64,6 +64,11 @@ class CompletionRequest(GenerationRequest):
         return self
 
     @property
+    def num_prompts(self) -> int:
+        """Prompts that are answered."""
+        return len(self.prompt)
+
+    @property
     def num_candidates(self) -> int:
         """Answers to each prompt that are generated."""
         return max(self.best_of or 1, self.num_choices)

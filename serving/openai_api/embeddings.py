@@ -18,6 +18,7 @@ from serving.openai_api.prompt import encode_prompts
 from serving.openai_api.request_body import RequestBody, parse_body
 from serving.openai_api.responses import EmbeddingItem, EmbeddingList, EmbeddingUsage
 from serving.openai_api.state import ApiState, state_of
+from serving.openai_api.streaming import unless_disconnected
 from serving.openai_api.tenant import tenant_of
 from serving.openai_api.unsupported import EMBEDDINGS
 
@@ -44,7 +45,8 @@ async def create_embeddings(request: Request) -> Response:
     encoder = await api.encoder_for(version)
     vocab_size = version.manifest.vocab_size
     inputs = await asyncio.to_thread(encode_prompts, encoder, body.input, vocab_size, "input")
-    vectors = await _embed(api, version, inputs, tenant_of(request.scope))
+    work = _embed(api, version, inputs, tenant_of(request.scope))
+    vectors = await unless_disconnected(request.receive, work)
     count = sum(map(len, inputs))
     reply = EmbeddingList(
         object="list",

@@ -48,8 +48,8 @@ def endpoint(
         facts.stream = bool(body.stream)
         deadline = _deadline(request, api)
         version = api.version_named(body.model)
+        _check_count(api, body)
         prompts, form = await admit(api, body, version)
-        _check_count(api, body.num_candidates * len(prompts), len(prompts))
         for prompt in prompts:
             if prompt.params.structured:  # compiling a grammar would hold every stream up
                 await asyncio.to_thread(version.check_request, prompt.token_ids, prompt.params)
@@ -93,11 +93,11 @@ def _deadline(request: Request, api: ApiState) -> float | None:
     return None if limit is None else time.monotonic() + limit
 
 
-def _check_count(api: ApiState, count: int, num_prompts: int) -> None:
-    limit = api.config.max_choices
+def _check_count(api: ApiState, body: GenerationRequest) -> None:
+    count, limit = body.num_prompts * body.num_candidates, api.config.max_choices
     if count > limit:
         raise ApiError(
             f"The request asks for {count} answers, the server gives {limit} at most "
             "(server.max_choices). Send several requests.",
-            param="n" if num_prompts == 1 else "prompt",
+            param="n" if body.num_prompts == 1 else body.prompt_field,
         )

@@ -88,6 +88,11 @@ class GenerationRequest(RequestBody):
         return self.max_tokens
 
     @property
+    def num_prompts(self) -> int:
+        """Prompts that are answered."""
+        return 1
+
+    @property
     def num_choices(self) -> int:
         """Answers to each prompt."""
         return self.n or 1

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Coroutine, Iterable
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from serving.engine.sequence import RequestOutput
 
     _Item = tuple[Choice, RequestOutput]
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -160,8 +162,11 @@ async def _send_part(send: Send, body: bytes) -> None:
         await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
-async def unless_disconnected(receive: Receive, work: Coroutine[object, object, None]) -> None:
+async def unless_disconnected(receive: Receive, work: Coroutine[object, object, T]) -> T:
     """Run `work` to its end, or cancel it as soon as the client has left.
+
+    Returns:
+        What the work gives.
 
     Raises:
         ClientDisconnect: the client left first.
@@ -172,7 +177,7 @@ async def unless_disconnected(receive: Receive, work: Coroutine[object, object, 
         await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientDisconnect
-        task.result()
+        return task.result()
     finally:
         for waiting in (task, watcher):
             waiting.cancel()

@@ -1,13 +1,16 @@
 """Vectors of the right length in either encoding, alike alone and among others; clear refusals."""
 
+import asyncio
 import base64
 import struct
 
+import httpx
 import openai
 import pytest
 
 from everloop.errors import EngineStoppedError
 from tests.serving.conftest import make_client
+from tests.serving.fakes import wait_until
 
 PATH = "/v1/embeddings"
 MODEL = {"model": "everloop"}
@@ -93,6 +96,22 @@ def test_model_without_hidden_states_is_refused(client):
     with pytest.raises(openai.BadRequestError, match=r"export\.embeddings") as caught:
         client.embeddings.create(model="everloop", input="x")
     assert caught.value.code == "unsupported_model"
+
+
+def test_leaving_ends_the_work(url, http, engine):
+    engine.current.has_hidden_states = True
+    ended = []
+
+    async def embed(prompt_token_ids, request_id, version=None, *, tenant=""):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(request_id)
+
+    engine.embed = embed
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(url + PATH, json=MODEL | {"input": ["a", "b"]}, timeout=0.3, trust_env=False)
+    assert wait_until(lambda: len(ended) == 2)
 
 
 def test_failure_of_one_is_the_failure_of_all(http, engine):
