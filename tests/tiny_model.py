@@ -201,6 +201,7 @@ def make_tiny_version(
         checkpoint,
         np.random.default_rng(seed).integers(3, VOCAB_SIZE, (4, 33)),
         config=ExportConfig(
+            max_model_len=max_model_len,
             precision=precision,
             cache=cache,
             embeddings=embeddings,

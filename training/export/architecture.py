@@ -28,6 +28,7 @@ _ACTIVATIONS: Mapping[str, str] = {
     "quick_gelu": "quick_gelu",
     "relu": "relu",
 }
+_UNBOUND_SEQ_LEN = 4096  # of a recurrent model: every state is of one size, at any length
 _EPSILONS = ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon")
 _LAYER_TYPES = {
     "full_attention": False,
@@ -95,7 +96,7 @@ class Architecture:
     """One checkpoint's family, sizes and settings.
 
     Attributes:
-        max_seq_len: tokens that the model was made for.
+        max_seq_len: the most tokens, or a sensible number where the model sets no bound.
         is_length_bound: whether more are impossible.
         embedding_scale: on the embedding; 1 = none.
         residual_scale: on what attention and MLP add to the residual; 1 = none.
@@ -143,7 +144,7 @@ def read_architecture(checkpoint: Path) -> Architecture:
         n_layer=config.num_hidden_layers,
         n_embd=config.hidden_size,
         vocab_size=config.vocab_size,
-        max_seq_len=config.max_position_embeddings,
+        max_seq_len=max(config.max_position_embeddings, _UNBOUND_SEQ_LEN * is_recurrent),
         is_length_bound=not is_recurrent,
         norm_epsilon=_first(config, *_EPSILONS, default=0.0),
         is_tied=config.tie_word_embeddings,

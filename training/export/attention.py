@@ -18,12 +18,13 @@ class AttentionWriter:
     Args:
         modules: of the checkpoint.
         body: its attention.
-        positions: rows of the rotary tables.
+        positions: tokens of the longest row; rows of the rotary tables.
     """
 
     def __init__(self, modules: Modules, body: Attention, positions: int) -> None:
         self._modules = modules
         self._body = body
+        self._positions = positions
         for kind in dict.fromkeys(layer.rotary for layer in body.layers):
             if kind is not None:
                 cosines, sines = body.rotaries[kind].table(positions)
@@ -97,7 +98,9 @@ class AttentionWriter:
         body, settings = self._body, self._body.layers[layer]
         key, value = layer_state(self._modules.architecture, layer)
         inputs = [padded, "", "", key.input, value.input, "seqlens_k", "total_len"]
-        rotary = settings.rotary
+        rotary, window = settings.rotary, settings.window
+        if window is None or window >= self._positions:
+            window = -1  # the operator's word for none
         inputs += ["", ""] if rotary is None else [_table(rotary, "cos"), _table(rotary, "sin")]
         inputs += [*[""] * 7, "query_seqlens"]
         return self._modules.nodes.add(
@@ -111,7 +114,7 @@ class AttentionWriter:
             softcap=body.softcap,
             do_rotary=int(rotary is not None),
             rotary_interleaved=0,
-            local_window_size=-1 if settings.window is None else settings.window,
+            local_window_size=window,
         )
 
     @property

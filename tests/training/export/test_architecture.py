@@ -6,7 +6,12 @@ import pytest
 
 from everloop.errors import ArtifactError
 from tests.tiny_model import make_tiny_checkpoint
-from training.export.architecture import Attention, AttentionLayer, read_architecture
+from training.export.architecture import (
+    Attention,
+    AttentionLayer,
+    Recurrence,
+    read_architecture,
+)
 from training.export.families import FAMILIES
 
 
@@ -61,6 +66,14 @@ def test_read_architecture_names_what_is_supported(tmp_path: Path) -> None:
         "Qwen2ForCausalLM", "Qwen3ForCausalLM", "RnnForCausalLM", "SmolLM3ForCausalLM",
         "Starcoder2ForCausalLM",
     ]  # fmt: skip
+
+
+def test_recurrent_model_has_no_longest_text(tmp_path: Path) -> None:
+    architecture = read_architecture(make_tiny_checkpoint(tmp_path, family="gru"))
+
+    assert architecture.body == Recurrence("gru")
+    assert (architecture.model_type, architecture.max_seq_len) == ("gru", 4096)
+    assert not architecture.is_length_bound
 
 
 def test_rotary_of_older_configs_is_read(tmp_path: Path) -> None:

@@ -128,6 +128,23 @@ def test_hidden_states_cost_no_node(tiny_checkpoint: Path, tmp_path: Path) -> No
     assert len(graphs[1].output) == len(graphs[0].output) + 1
 
 
+@pytest.mark.parametrize(("window", "expected"), [(159, [159, 159]), (160, [-1, -1])])
+def test_window_wider_than_every_row_is_none(
+    tmp_path: Path, window: int, expected: list[int]
+) -> None:
+    checkpoint = make_tiny_checkpoint(tmp_path, family="mistral", sliding_window=window)
+
+    graph = onnx.load(str(write(checkpoint, tmp_path)), load_external_data=False).graph
+
+    found = [
+        attribute.i
+        for node in graph.node
+        for attribute in node.attribute
+        if attribute.name == "local_window_size"
+    ]
+    assert found == expected
+
+
 @pytest.mark.parametrize(("cell", "parts"), [("lstm", "hc"), ("gru", "h")])
 def test_recurrent_state_is_of_a_fixed_size(
     tmp_path: Path, build: Build, cell: str, parts: str
