@@ -20,6 +20,7 @@ from everloop.errors import ArtifactError
 from everloop.manifest import StateTensor
 from training.export.architecture import Architecture, Attention
 from training.export.external_data import ExternalData
+from training.export.input_moments import InputMoments
 from training.export.modules import Modules
 from training.export.nodes import Nodes, Precision
 from training.export.quantize import BLOCK_SIZE
@@ -41,6 +42,7 @@ def write_graph(
     precision: Precision,
     positions: int,
     block_size: int = BLOCK_SIZE,
+    moments: InputMoments | None = None,
     embeddings: bool = False,
 ) -> Path:
     """Write model.onnx and model.onnx.data.
@@ -52,6 +54,7 @@ def write_graph(
         precision: of the weights of the linear layers and the embedding table.
         positions: rows of the rotary tables, max_model_len + max_query_len.
         block_size: quantized weights that share a scale.
+        moments: to quantize the matrices of products by; None to judge by the values alone.
         embeddings: give the rows that the head sees as the output `hidden_states`, too.
 
     Raises:
@@ -60,7 +63,8 @@ def write_graph(
     """
     check_widths(architecture, precision, block_size)
     with ExternalData(folder / DATA_FILE) as data:
-        writer = _GraphWriter(architecture, weights, Nodes(precision, data, block_size))
+        nodes = Nodes(precision, data, block_size, moments)
+        writer = _GraphWriter(architecture, weights, nodes)
         model = writer.write(positions, embeddings=embeddings)
     weights.refuse_leftovers(*([f"{architecture.family.head}.weight"] * architecture.is_tied))
     (folder / MODEL_FILE).write_bytes(model.SerializeToString(deterministic=True))

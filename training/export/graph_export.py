@@ -20,6 +20,7 @@ from training.export.cache_precision import quantize_cache
 from training.export.cache_scales import CacheScales, calibrate_cache
 from training.export.config import ExportConfig
 from training.export.graph import DATA_FILE, MODEL_FILE, write_graph
+from training.export.input_moments import InputMoments
 from training.export.losses import session_losses
 from training.export.precision import (
     FP32,
@@ -36,6 +37,7 @@ from training.export.speed import measure_speeds
 from training.export.state import state_tensors
 from training.export.weights import Weights
 
+_MIN_SPLIT = 8  # windows
 _INT8_CACHE_FILE = "model-int8-cache.onnx"
 
 logger = logging.getLogger(__name__)
@@ -58,12 +60,25 @@ class _Measured:
     report: PrecisionReport
 
 
+def split_windows(windows: np.ndarray, config: ExportConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Divide windows into those that losses are measured on and those that weights are fitted to.
+
+    Only int4 weights are fitted so closely that the same windows would flatter them: they take
+    every fourth. Of fewer than eight windows all serve for both.
+    """
+    if config.precision not in ("int4", "auto") or len(windows) < _MIN_SPLIT:
+        return windows, windows
+    is_fitted = np.arange(len(windows)) % 4 == 0
+    return windows[~is_fitted], windows[is_fitted]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphExport:
     """What is exported, and against what it is measured.
 
     Attributes:
-        windows: token ids [N, context + 1], already checked.
+        windows: token ids [N, context + 1], already checked, to measure losses on.
+        calibration: windows to fit scales and int4 weights to; see `split_windows`.
         bytes_per_token: UTF-8 bytes of the validation text per token.
     """
 
@@ -72,6 +87,7 @@ class GraphExport:
     config: ExportConfig
     max_model_len: int
     windows: np.ndarray
+    calibration: np.ndarray
     bytes_per_token: float
     progress: Progress | None = None
 
@@ -88,13 +104,15 @@ class GraphExport:
         parameters, graph = self._write(scratch, FP32)
         session = open_session(graph)
         difference = check_parity(self.checkpoint, session, self.max_model_len, self.config)
-        scales = calibrate_cache(session, self.windows) if "int8" in caches else {}
+        scales = calibrate_cache(session, self.calibration) if "int8" in caches else {}
         del session  # each graph takes its memory alone
+        moments = InputMoments(graph, self.calibration)
         loss_fp32 = self._loss(graph, str(FP32))
         measured: list[_Measured] = []
         for weights in formats:
             if weights != FP32:
-                _, graph = self._write(scratch, weights)
+                is_coarse = weights.precision == "int4"
+                _, graph = self._write(scratch, weights, moments if is_coarse else None)
             measured += self._measure(graph, weights, caches, scales, loss_fp32)
         self._refuse_all(measured)
         if self.config.precision == "auto":
@@ -111,7 +129,9 @@ class GraphExport:
         )
         return ProvenGraph(parameters, kept, report)
 
-    def _write(self, scratch: Path, weights: WeightFormat) -> tuple[int, Path]:
+    def _write(
+        self, scratch: Path, weights: WeightFormat, moments: InputMoments | None = None
+    ) -> tuple[int, Path]:
         folder = scratch / str(weights).replace(" ", "-")
         folder.mkdir()
         tensors = Weights.read(self.checkpoint)
@@ -122,6 +142,7 @@ class GraphExport:
             precision=weights.precision,
             positions=self.max_model_len + self.config.max_query_len,
             block_size=weights.block_size or BLOCK_SIZE,
+            moments=moments,
             embeddings=self.config.embeddings,
         )
         return tensors.parameters, graph

@@ -12,6 +12,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from training.export.external_data import ExternalData
+from training.export.gptq import quantize_by_moments
+from training.export.input_moments import InputMoments
 from training.export.quantize import BLOCK_SIZE, BlockFormat, quantize
 
 CONTRIB = "com.microsoft"
@@ -31,6 +33,7 @@ class Nodes:
         precision: of the matrices.
         data: takes the large constants; None keeps them in the graph.
         block_size: values of a quantized matrix that share a scale.
+        moments: of the inputs of matrices, to quantize them by; None to judge by the values alone.
     """
 
     def __init__(
@@ -38,9 +41,11 @@ class Nodes:
         precision: Precision,
         data: ExternalData | None = None,
         block_size: int = BLOCK_SIZE,
+        moments: InputMoments | None = None,
     ) -> None:
         bits = _BITS.get(precision)
         self._format = None if bits is None else BlockFormat(bits, block_size)
+        self._moments = moments
         self._data = data
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
@@ -176,7 +181,11 @@ class Nodes:
         return self.add("Add", [product, self.constant(f"{name}.bias", bias)], [output])
 
     def _quantized(self, name: str, matrix: np.ndarray, block_format: BlockFormat) -> None:
-        blocks = quantize(matrix, block_format)
+        moments = None if self._moments is None else self._moments.of(name)
+        if moments is None:
+            blocks = quantize(matrix, block_format)
+        else:
+            blocks = quantize_by_moments(matrix, moments, block_format)
         self.constant(f"{name}.values", blocks.values)
         self.constant(f"{name}.scales", blocks.scales)
 

@@ -20,6 +20,7 @@ CachePrecision = Literal["fp32", "int8"]
 
 # Speeds that differ by less are called equal: two runs of one graph do, on a busy machine.
 _EQUAL_SPEED = 0.1
+_EQUAL_LOSS = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +86,18 @@ def wanted_caches(config: ExportConfig, architecture: Architecture) -> list[Cach
 def choose(reports: Sequence[PrecisionReport]) -> PrecisionReport:
     """Pick what the version will be, of at least one that qualifies.
 
-    With speeds: the fastest, by the geometric mean over the numbers of rows; of those within a tenth
-    of it, the one with the least loss. Without: the one with the smallest cache.
+    With speeds: the fastest, by the geometric mean over the numbers of rows; of those within a
+    tenth of it the one with the least loss; of losses within a thousandth the smallest. Without
+    speeds: the one with the smallest cache.
     """
     qualified = [report for report in reports if report.refusal is None]
     if not qualified[0].tokens_per_second:
         return min(qualified, key=lambda report: report.cache_bytes_per_token)
     fastest = max(map(_speed, qualified))
     equal = [report for report in qualified if _speed(report) >= fastest * (1 - _EQUAL_SPEED)]
-    return min(equal, key=lambda report: (report.val_loss, report.weights_bytes))
+    least = min(report.val_loss for report in equal)
+    equal = [report for report in equal if report.val_loss <= least * (1 + _EQUAL_LOSS)]
+    return min(equal, key=lambda report: (report.weights_bytes, report.cache_bytes_per_token))
 
 
 def _speed(report: PrecisionReport) -> float:

@@ -72,11 +72,14 @@ def quantize(matrix: np.ndarray, block_format: BlockFormat) -> QuantizedMatrix:
     scales = np.empty(len(blocks), np.float32)
     for part in _chunks(len(blocks), block_format.block_size):
         scales[part], values[part] = _quantize_blocks(blocks[part], block_format)
+    return pack(values.reshape(matrix.shape), scales.reshape(rows, groups), block_format)
+
+
+def pack(values: np.ndarray, scales: np.ndarray, block_format: BlockFormat) -> QuantizedMatrix:
+    """Store values [N, K] of the format's range, zero included, with scales [N, K / block]."""
     if block_format.bits == 4:
         values = values[:, 0::2] | (values[:, 1::2] << 4)
-    return QuantizedMatrix(
-        block_format, values.reshape(rows, groups, -1), scales.reshape(rows, groups)
-    )
+    return QuantizedMatrix(block_format, values.reshape(*scales.shape, -1), scales)
 
 
 def _chunks(blocks: int, block_size: int) -> Iterator[slice]:

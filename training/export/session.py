@@ -83,23 +83,28 @@ class ReferenceRunner:
         Returns:
             Slot to logits [new tokens, vocabulary].
         """
+        (logits,) = self.run(work, ["logits"])
+        slots, counts = _count(work)
+        ends = np.cumsum(counts[slots])[:-1]
+        return dict(zip(slots, np.split(logits, ends), strict=True))
+
+    def run(self, work: Mapping[int, Sequence[int]], outputs: Sequence[str]) -> list[np.ndarray]:
+        """Run one packed batch; give outputs of the graph, which hold all new tokens in a row."""
         slots, counts = _count(work)
         inputs = _packed_inputs(work, slots, counts, self.lengths[: len(counts)])
         if self.is_recurrent:
             for tensor in self.state.values():
                 tensor[[slot for slot in slots if not self.lengths[slot]]] = 0
-        binding = self._bind(inputs, len(counts))
+        binding = self._bind(inputs, len(counts), outputs)
         self._session.run_with_iobinding(binding)
-        logits = binding.get_outputs()[0].numpy()
         self.lengths[: len(counts)] += counts
-        ends = np.cumsum(counts[slots])[:-1]
-        return dict(zip(slots, np.split(logits, ends), strict=True))
+        return [value.numpy() for value in binding.get_outputs()[: len(outputs)]]
 
     def time_step(self, work: Mapping[int, Sequence[int]], repeats: int) -> list[float]:
         """Seconds of each of several runs of one batch; the lengths stay as they are."""
         slots, counts = _count(work)
         inputs = _packed_inputs(work, slots, counts, self.lengths[: len(counts)])
-        binding = self._bind(inputs, len(counts))
+        binding = self._bind(inputs, len(counts), ["logits"])
         seconds = []
         for _ in range(repeats):
             started = time.perf_counter()
@@ -107,10 +112,13 @@ class ReferenceRunner:
             seconds.append(time.perf_counter() - started)
         return seconds
 
-    def _bind(self, inputs: Mapping[str, np.ndarray], rows: int) -> ort.IOBinding:
+    def _bind(
+        self, inputs: Mapping[str, np.ndarray], rows: int, outputs: Sequence[str]
+    ) -> ort.IOBinding:
         """Bind arrays that the caller keeps alive, and the state of the first rows in place."""
         binding = self._session.io_binding()
-        binding.bind_output("logits", *_CPU)  # first: get_outputs keeps the order of binding
+        for name in outputs:  # before the state: get_outputs keeps the order of binding
+            binding.bind_output(name, *_CPU)
         for name, value in inputs.items():
             binding.bind_cpu_input(name, value)
         for name, tensor in self.state.items():

@@ -28,7 +28,7 @@ from training.export.architecture import Architecture, read_architecture
 from training.export.config import ExportConfig
 from training.export.golden import make_golden
 from training.export.graph import MODEL_FILE
-from training.export.graph_export import GraphExport, ProvenGraph
+from training.export.graph_export import GraphExport, ProvenGraph, split_windows
 from training.export.losses import check_windows
 from training.export.parity import MIN_MODEL_LEN
 from training.export.session import open_session
@@ -59,7 +59,8 @@ def export_checkpoint(
     Args:
         checkpoint: Hugging Face folder with tokenizer.json; with everloop.json its hashes are
             checked.
-        validation_windows: token ids [N, context + 1].
+        validation_windows: token ids [N, context + 1]; int4 weights are fitted to every fourth,
+            which no loss is then measured on.
         config: the table [export].
         bytes_per_token: UTF-8 bytes of the validation text per token, for bits per byte.
         golden_prompts: at least three.
@@ -78,12 +79,14 @@ def export_checkpoint(
     architecture = read_architecture(checkpoint)
     max_model_len = _max_model_len(config, architecture)
     check_windows(validation_windows, max_model_len, architecture.vocab_size)
+    windows, calibration = split_windows(validation_windows, config)
     export = GraphExport(
         checkpoint=checkpoint,
         architecture=architecture,
         config=config,
         max_model_len=max_model_len,
-        windows=validation_windows,
+        windows=windows,
+        calibration=calibration,
         bytes_per_token=bytes_per_token,
         progress=progress,
     )

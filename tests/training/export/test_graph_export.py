@@ -11,9 +11,12 @@ from tests.tiny_model import make_tiny_checkpoint
 from training.export.architecture import read_architecture
 from training.export.config import ExportConfig
 from training.export.golden import greedy
-from training.export.graph_export import GraphExport, ProvenGraph
+from training.export.gptq import Moments
+from training.export.graph_export import GraphExport, ProvenGraph, split_windows
+from training.export.input_moments import InputMoments
 from training.export.losses import session_losses
 from training.export.precision import choose
+from training.export.quantize import BlockFormat, QuantizedMatrix, quantize
 from training.export.session import ReferenceRunner, open_session
 from training.export.speed import Speed
 
@@ -42,6 +45,7 @@ def run(tiny_checkpoint: Path, windows: np.ndarray, tmp_path: Path) -> Run:
             config=ExportConfig(**(LIFTED | settings)),
             max_model_len=128,
             windows=windows,
+            calibration=windows,
             bytes_per_token=2.0,
         )
         return export.run(tmp_path / "version", tmp_path / "scratch")
@@ -105,15 +109,28 @@ def own_windows(tiny_session: ort.InferenceSession) -> np.ndarray:
     )
 
 
+@pytest.fixture
+def broken_int4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matrices of 4 bits whose rows have changed places."""
+
+    def quantize_wrongly(
+        matrix: np.ndarray, moments: Moments, block_format: BlockFormat
+    ) -> QuantizedMatrix:
+        return quantize(np.roll(matrix, 1, axis=0), block_format)
+
+    monkeypatch.setattr("training.export.nodes.quantize_by_moments", quantize_wrongly)
+
+
+@pytest.mark.usefixtures("broken_int4")
 def test_run_refuses_weights_that_lose_too_much_with_the_numbers(
     run: Run, own_windows: np.ndarray, tmp_path: Path
 ) -> None:
     with pytest.raises(
         RefusedError,
         match=r"int4 block 32 raises the validation loss from \d\.\d{4} to \d\.\d{4} nats per "
-        r"token \(\+\S+%\), the limit is \+0\.10% \(export\.max_int4_loss_increase\)\. Export",
+        r"token \(\+\S+%\), the limit is \+2\.00% \(export\.max_int4_loss_increase\)\. Export",
     ):
-        run(own_windows, precision="int4", max_int4_loss_increase=0.001)
+        run(own_windows, precision="int4", max_int4_loss_increase=0.02)
     assert list((tmp_path / "version").iterdir()) == []
 
 
@@ -134,12 +151,13 @@ def test_run_keeps_an_fp32_cache_where_int8_loses_too_much(
         run(own_windows, precision="int8", cache="int8", **limit)
 
 
+@pytest.mark.usefixtures("broken_int4")
 def test_run_of_auto_keeps_what_its_rule_says_of_what_it_measured(
     run: Run, own_windows: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.export.speed._ROUNDS", 1)
 
-    proven = run(own_windows, precision="auto", max_int4_loss_increase=0.001)
+    proven = run(own_windows, precision="auto", max_int4_loss_increase=0.02)
 
     reports = proven.report.precisions
     assert [(one.weights, one.cache, one.refusal is None) for one in reports] == [
@@ -165,6 +183,48 @@ def test_run_of_auto_keeps_the_fastest(run: Run, monkeypatch: pytest.MonkeyPatch
 
     assert (proven.precision.weights, proven.precision.cache) == ("int8", "fp32")
     assert proven.precision.tokens_per_second == {1: 11.0, 8: 8.0}
+
+
+def test_run_fits_int4_weights_to_the_calibration(
+    run: Run, own_windows: np.ndarray, tiny_session: ort.InferenceSession, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def distance() -> float:
+        """Mean squared difference of logits from those of fp32."""
+        run(own_windows, precision="int4", cache="fp32")
+        session = open_session(tmp_path / "version" / "model.onnx")
+        fp32, int4 = (
+            ReferenceRunner(each, slots=1, capacity=40).step({0: own_windows[0, :-1].tolist()})[0]
+            for each in (tiny_session, session)
+        )
+        return float(((int4 - fp32) ** 2).mean())
+
+    fitted = distance()
+    monkeypatch.setattr(InputMoments, "of", lambda self, name: None)
+
+    assert fitted < 0.9 * distance()
+
+
+@pytest.mark.parametrize(
+    ("count", "precision", "expected"),
+    [
+        (7, "int4", (7, 7)),
+        (8, "int4", (6, 2)),
+        (64, "auto", (48, 16)),
+        (64, "int8", (64, 64)),
+        (64, "fp32", (64, 64)),
+    ],
+)
+def test_split_windows_measures_on_others_than_it_fits_to(
+    count: int, precision: str, expected: tuple[int, int]
+) -> None:
+    windows = np.arange(count)[:, None]
+
+    measured, fitted = split_windows(windows, ExportConfig(precision=precision))
+
+    assert (len(measured), len(fitted)) == expected
+    if len(measured) < count:
+        assert sorted([*measured[:, 0], *fitted[:, 0]]) == list(range(count))
 
 
 def test_run_of_a_recurrent_family_measures_its_weights(run: Run, tmp_path: Path) -> None:

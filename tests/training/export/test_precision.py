@@ -61,6 +61,16 @@ def test_choose_takes_the_least_loss_among_equal_speeds() -> None:
     assert choose(reports) is reports[1]
 
 
+def test_choose_takes_the_smallest_among_equal_speeds_and_losses() -> None:
+    reports = [
+        measured("int8/fp32", (200, 200), 4.0, weights_bytes=200),
+        measured("int8/int8", (195, 195), 4.001, weights_bytes=200),
+        measured("int4/int8", (195, 195), 4.02, weights_bytes=100),
+    ]
+
+    assert choose(reports) is reports[1]
+
+
 def test_choose_passes_over_what_was_refused() -> None:
     reports = [
         measured("fp32/fp32", (100, 100), 4.0),
