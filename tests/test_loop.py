@@ -26,6 +26,7 @@ ANSWER = "I have to look at the {thing} first."
 OVERRIDES = (
     "data.min_words=4",
     "data.min_characters=10",
+    "data.duplicates={near = false}",
     "tokenizer.vocab_size=512",
     "model.size=1m",
     "model.context_length=96",
