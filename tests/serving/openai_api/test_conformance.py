@@ -12,6 +12,8 @@ from openai.types import Completion, CreateEmbeddingResponse, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
+from tests.serving.fakes import wait_until
+
 ASK = [{"role": "user", "content": "Hello"}]
 WEATHER = {
     "type": "function",
@@ -257,8 +259,27 @@ def test_stop_is_honoured_llamafactory_3114(real_http):
     assert choice["finish_reason"] == "stop"
 
 
-# That a generation ends when its client leaves (vLLM 54947, mlx-vlm 1217) is tested in
-# test_streaming.py and, on the real engine, in test_openai_client.py.
+LONG = {"model": "everloop", "messages": ASK, "max_tokens": 980, "ignore_eos": True}
+
+
+def was_ended(app, recorder) -> bool:
+    """Whether the last answer was broken off and the engine is idle."""
+    last = recorder.interactions[-1]
+    is_idle = not app.state.api.engine.current.has_unfinished
+    return is_idle and last.finish_reason == "abort" and last.completion_tokens < 980
+
+
+def test_generation_ends_when_its_client_leaves_vllm_54947(real_http, real_app, real_recorder):
+    fields = LONG | {"stream": True, "n": 2}
+    with real_http.stream("POST", "/v1/chat/completions", json=fields) as reply:
+        next(reply.iter_raw())
+    assert wait_until(lambda: was_ended(real_app, real_recorder))
+
+
+def test_generation_ends_when_nobody_waits_mlx_vlm_1217(real_url, real_app, real_recorder):
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{real_url}/v1/chat/completions", json=LONG, timeout=0.05, trust_env=False)
+    assert wait_until(lambda: was_ended(real_app, real_recorder))
 
 
 class Answer(BaseModel):
