@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import json
 import random
@@ -15,6 +16,7 @@ from training.dataset import (
     read_dropped,
     read_rows,
     split_of,
+    verify_dataset,
 )
 from training.dataset_folder import read_origins
 
@@ -129,6 +131,44 @@ def test_build_dataset_refuses_an_empty_corpus(tmp_path: Path, home: Home) -> No
     (tmp_path / "a.txt").write_text("\n \n")
     with pytest.raises(DataError, match=r"the corpus is empty: .*a\.txt holds no text"):
         build(tmp_path / "a.txt", home)
+
+
+def test_build_dataset_leaves_the_last_version_alone_when_a_file_is_cut_short(
+    corpus: Path, home: Home
+) -> None:
+    before = build(corpus, home)
+    packed = gzip.compress(corpus.read_bytes())
+    (corpus.parent / "b.jsonl.gz").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(DataError, match=r"b\.jsonl\.gz is damaged or cut short"):
+        build(corpus.parent / "b.jsonl.gz", home)
+    assert verify_dataset(home.data / before.id) == before
+
+
+def test_build_dataset_can_keep_a_test_split_that_moves_nothing_else(
+    corpus: Path, home: Home
+) -> None:
+    plain = {row.id: row.split for row in read_rows(home.data / build(corpus, home).id)}
+    info = build(corpus, home, test_share=0.2)
+    split = {row.id: row.split for row in read_rows(home.data / info.id)}
+    assert set(info.counts) == {"train", "validation", "test"}
+    assert {plain[row] for row, side in split.items() if side == "test"} == {"train"}
+    assert all(plain[row] == side for row, side in split.items() if side != "test")
+
+
+def test_build_dataset_refuses_a_parent_that_is_not_there(corpus: Path, home: Home) -> None:
+    with pytest.raises(DataError, match="ds-9 is no dataset version"):
+        build(corpus, home, parent="ds-9")
+    first = build(corpus, home)
+    assert build(corpus, home, parent=first.id, validation_share=0.2).parent == first.id
+
+
+def test_build_dataset_drops_what_the_model_will_be_judged_by(
+    corpus: Path, home: Home, tmp_path: Path
+) -> None:
+    evaluation = tmp_path / "eval.jsonl"
+    evaluation.write_text(json.dumps({"text": sentence(7)}) + "\n")
+    info = build(corpus, home, decontamination={"sets": {"houses": str(evaluation)}})
+    assert info.dropped["decontamination"] == {"houses": 1}
 
 
 def test_build_dataset_says_which_rule_left_nothing(corpus: Path, home: Home) -> None:

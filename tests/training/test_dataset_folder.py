@@ -1,8 +1,11 @@
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from everloop.errors import DataError
+from everloop.errors import DataError, EverloopError
 from everloop.records import DatasetInfo, DatasetRow, Message, Source
 from everloop.settings import Home
 from training.corpus import Dropped
@@ -124,3 +127,23 @@ def test_verify_dataset_names_a_missing_file(home: Home) -> None:
     (folder / "rows.jsonl").unlink()
     with pytest.raises(DataError, match=r"rows\.jsonl cannot be read"):
         verify_dataset(folder)
+
+
+@contextmanager
+def full_disk(free_bytes: int) -> Iterator[None]:
+    """No file may grow beyond this: writing fails as it does when the disk is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (free_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_leaves_earlier_versions_whole(home: Home) -> None:
+    before = write(home, TEXT, CHAT)
+    long = TEXT.model_copy(update={"text": "word " * 100_000})
+    with full_disk(100_000), pytest.raises(EverloopError, match=r"cannot be written to .*data"):
+        write(home, TEXT, long)
+    assert [path.name for path in home.data.iterdir()] == [before.id]
+    assert verify_dataset(home.data / before.id) == before

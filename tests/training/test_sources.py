@@ -3,6 +3,7 @@ import json
 import logging
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from everloop.errors import DataError
@@ -185,3 +186,46 @@ def test_read_files_names_an_unreadable_file(tmp_path: Path) -> None:
     path.symlink_to("/proc/self/mem")  # opens for everybody, root included, and then fails to read
     with pytest.raises(DataError, match=r"a\.txt cannot be read"):
         read(path)
+
+
+def test_read_files_reads_any_file_system_by_its_url(tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/corpus/a.txt", b"in memory")
+    memory.pipe("/corpus/sub/b.jsonl.gz", gzip.compress(b'{"text": "packed"}\n'))
+    memory.pipe("/corpus/c.png", b"\x89PNG")
+    found = read("memory://corpus")
+    assert texts(found) == ["in memory", "packed"]
+    assert found[0].source == "memory:///corpus/a.txt:1"
+    assert texts(read("memory://corpus/*.txt")) == ["in memory"]
+    (tmp_path / "d.txt").write_text("on disk")
+    assert texts(read(f"file://{tmp_path}")) == ["on disk"]
+    with pytest.raises(DataError, match="memory://gone does not exist"):
+        read("memory://gone")
+    with pytest.raises(DataError, match=r"nosuch://x cannot be opened \(Protocol not known"):
+        read("nosuch://x")
+    memory.rm("/corpus", recursive=True)
+
+
+def test_a_source_has_fields_of_its_own(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.data", {"body": "one", "key": "k1"})
+    source = SourceConfig(
+        path=str(path), name="notes", format="jsonl", text_field="body", id_field="key",
+        licence="CC0-1.0", language="en",
+    )  # fmt: skip
+    (found,) = find_inputs([source], OPTIONS)
+    (item,) = read_input(found, seed=0)
+    assert isinstance(item, Document)
+    assert (item.id, item.licence, item.collection) == ("notes/k1", "CC0-1.0", "notes")
+    assert (item.text, item.language) == ("one", "en")
+
+
+def test_ids_do_not_depend_on_where_the_files_lie(tmp_path: Path) -> None:
+    ids = []
+    for name in ("here", "there/corpus"):
+        folder = tmp_path / name / "docs"
+        (folder / "sub").mkdir(parents=True)
+        (folder / "sub" / "a.txt").write_text("a text")
+        jsonl(folder / "b.jsonl", {"text": "a line"})
+        ids.append([item.id for item in read(folder)])
+    assert ids[0] == ids[1]
+    assert "docs/sub/a.txt#0" in ids[0]

@@ -43,6 +43,9 @@ class EachTurn(PipelineStep):
         turns = all_turns(document.metadata)
         for turn in turns:
             turn["content"] = self.formatter.format(turn["content"])
+            for call in turn.get("tool_calls") or ():
+                function = call["function"]
+                function["arguments"] = self.formatter.format(function["arguments"])
         document.text = join_turns(turns) if turns else self.formatter.format(document.text)
 
 
