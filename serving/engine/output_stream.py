@@ -35,6 +35,7 @@ class OutputStream(AsyncIterator[RequestOutput]):
 
         Raises:
             EngineStoppedError: the engine stopped, or the step that served this request failed.
+            DataError, EngineError: this request alone could not go on.
         """
         if self._is_closed:
             raise StopAsyncIteration
@@ -45,7 +46,7 @@ class OutputStream(AsyncIterator[RequestOutput]):
             raise
         self._is_closed = output.finish_reason is not None
         if output.finish_reason == "error":
-            raise EngineStoppedError(
+            raise output.error or EngineStoppedError(
                 f"the engine could not finish request {self.request_id}; send it again."
             )
         return output

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from everloop.errors import EngineError
+from everloop.errors import DataError, EngineError
 from serving.engine import sampler
 from serving.engine.logprobs import token_logprobs
 from serving.engine.scheduler import ScheduledRow
@@ -38,7 +38,7 @@ class SampledRow:
     num_accepted: int = 0
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
-    error: EngineError | None = None
+    error: DataError | EngineError | None = None
 
 
 def sample_rows(rows: list[ScheduledRow], logits: NDArray[np.float32]) -> list[SampledRow]:
@@ -54,7 +54,7 @@ def sample_rows(rows: list[ScheduledRow], logits: NDArray[np.float32]) -> list[S
         stop = start + row.num_logits
         try:
             sampled.append(_sample(row, logits[start:stop]))
-        except EngineError as error:
+        except (DataError, EngineError) as error:
             # Tokens before the error are right, but a request that cannot go on is of no use.
             sampled.append(SampledRow([], error=error))
         start = stop

@@ -6,7 +6,7 @@ request's tokens do not depend on its batch mates.
 
 import numpy as np
 
-from everloop.errors import EngineError
+from everloop.errors import DataError, EngineError
 from serving.engine.distribution import Logits, draw
 from serving.engine.logprobs import token_logprobs
 from serving.engine.sequence import Sequence, TokenLogprobs
@@ -24,7 +24,8 @@ def choose(logits: Logits, sequence: Sequence, position: int) -> tuple[int, Toke
         The token, and its logprobs if the request wants them.
 
     Raises:
-        EngineError: there is no largest logit (not a number), or no token is allowed.
+        EngineError: there is no largest logit (not a number).
+        DataError: the request's parameters leave no token, or its grammar cannot be followed.
     """
     params = sequence.params
     likeliest = int(logits.argmax())
@@ -47,7 +48,7 @@ def _choose(logits: Logits, likeliest: int, sequence: Sequence, position: int) -
             logits = logits[tokens]
         likeliest = int(logits.argmax()) if logits.size else 0
         if not logits.size or logits[likeliest] == -np.inf:
-            raise EngineError(f"the parameters of request {sequence.seq_id} allow no token.")
+            raise DataError(f"the parameters of request {sequence.seq_id} allow no token.")
     token = likeliest
     if not params.is_greedy:
         token = draw(logits, logits[likeliest], params, sequence.seed, position)

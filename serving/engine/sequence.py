@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from everloop.errors import DataError, EngineError
 from serving.engine.detokenizer import Detokenizer
 from serving.engine.draft_table import DraftTable
 from serving.engine.logits_processor import LogitsProcessor
@@ -62,6 +63,7 @@ class RequestOutput:
         prompt_logprobs: of every token of the prompt, when asked for, on the first output; None
             for the first token, which nothing predicts.
         embedding: on the only output of a request for one; (D,).
+        error: on a last output with the reason `error`, if the request alone could not go on.
     """
 
     request_id: str
@@ -73,6 +75,7 @@ class RequestOutput:
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
     embedding: NDArray[np.float32] | None = field(default=None, compare=False)
+    error: DataError | EngineError | None = None
 
 
 @dataclass(frozen=True, slots=True)

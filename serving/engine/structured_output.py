@@ -14,7 +14,7 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
-from everloop.errors import DataError, EngineError
+from everloop.errors import DataError
 from serving.engine.grammar_tokens import GrammarTokens
 from serving.engine.sampling_params import StructuredOutput
 from serving.engine.vocabulary import Vocabulary
@@ -153,7 +153,7 @@ class GrammarMatcher:
             The tokens, rising, if they are few.
 
         Raises:
-            EngineError: the grammar is too ambiguous to go on.
+            DataError: the grammar is too ambiguous to go on.
         """
         started = time.thread_time()
         self._matcher.unsafe_compute_mask_ptr(self._words.ctypes.data, self._words.nbytes)
@@ -178,7 +178,7 @@ class GrammarMatcher:
         """Go on by a token.
 
         Raises:
-            EngineError: the grammar does not allow it, or is too ambiguous to go on.
+            DataError: the grammar does not allow it, or is too ambiguous to go on.
         """
         started = time.thread_time()
         self._matcher.consume_token(token_id)
@@ -189,7 +189,7 @@ class GrammarMatcher:
         self._seconds_left -= time.thread_time() - started
         if self._matcher.is_error() or self._seconds_left < 0:
             reason = _sentence(self._matcher.get_error() or "it takes too long")
-            raise EngineError(f"the grammar cannot be followed further: {reason}.")
+            raise DataError(f"structured: the grammar cannot be followed further: {reason}.")
 
 
 def _grammar(structured: StructuredOutput) -> str:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from everloop.errors import DataError
+from serving.engine import structured_output
 from serving.engine.config import EngineConfig
 from serving.engine.llm_engine import LLMEngine
 from serving.engine.sampling_params import SamplingParams, StructuredOutput
@@ -159,6 +161,22 @@ def test_answers_with_every_parameter_do_not_depend_on_batch_mates(
         for prompt, one in zip(prompts, each, strict=True)
     ]
     assert together == alone
+
+
+def test_request_that_cannot_go_on_ends_alone_and_says_why(
+    engine: LLMEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(structured_output, "_SECONDS_IN_RESERVE", 0.0)
+    engine.add_request("good", PROMPT, _params())
+    outputs = _outputs(engine, PROMPT, _params(structured=StructuredOutput("regex", "[a-z]+")))
+    last = {output.request_id: output for output in outputs if output.finish_reason}
+    assert last["good"].finish_reason == "length"
+    assert last["good"].error is None
+    assert last["0"].finish_reason == "error"
+    assert isinstance(last["0"].error, DataError)
+    assert str(last["0"].error) == (
+        "structured: the grammar cannot be followed further: it takes too long."
+    )
 
 
 def test_answers_are_the_same_with_drafts_and_without(load: Callable[..., LLMEngine]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everloop.errors import DataError, EngineError
+from everloop.errors import DataError
 from serving.engine import structured_output
 from serving.engine.llm_engine import LLMEngine
 from serving.engine.sampling_params import GrammarKind, SamplingParams, StructuredOutput
@@ -131,7 +131,7 @@ def test_multi_byte_characters_are_allowed_byte_by_byte(compiler: GrammarCompile
 
 def test_accept_refuses_a_token_outside_the_grammar(compiler: GrammarCompiler) -> None:
     matcher = compiler.start(StructuredOutput("regex", "a"))
-    with pytest.raises(EngineError, match="cannot be followed further"):
+    with pytest.raises(DataError, match="cannot be followed further"):
         matcher.accept(_tokens("b")[0])
 
 
@@ -231,13 +231,13 @@ def test_grammar_that_takes_too_long_ends(
 ) -> None:
     monkeypatch.setattr(structured_output, "_SECONDS_IN_RESERVE", 0.0)
     matcher = compiler.start(StructuredOutput("regex", "a"))
-    with pytest.raises(EngineError, match="cannot be followed further: it takes too long"):
+    with pytest.raises(DataError, match="cannot be followed further: it takes too long"):
         matcher.mask(np.zeros(VOCAB_SIZE, np.float32))
 
 
 def test_ambiguous_grammar_ends_before_it_holds_up_the_others(compiler: GrammarCompiler) -> None:
     matcher = compiler.start(StructuredOutput("lark", 'start: s\ns: "a" | s s | s s s'))
-    with pytest.raises(EngineError, match="cannot be followed further: "):
+    with pytest.raises(DataError, match="cannot be followed further: "):
         for _ in range(1000):
             matcher.mask(np.zeros(VOCAB_SIZE, np.float32))
             matcher.accept(_tokens("a")[0])
