@@ -79,9 +79,18 @@ def choose_questions(
 
 
 def as_overrides(run: RunFile) -> list[str]:
-    """The whole run as `table.key=value` for another process; JSON's values are TOML's too."""
+    """The whole run as `table.key=value` for another process."""
     return [
-        f"{table}.{key}={json.dumps(value)}"
+        f"{table}.{key}={_toml(value)}"
         for table, values in run.values.items()
         for key, value in values.items()
     ]
+
+
+def _toml(value: Any) -> str:
+    """A value in TOML's notation; JSON's is TOML's too, but for tables."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{json.dumps(key)} = {_toml(one)}' for key, one in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value)

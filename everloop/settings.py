@@ -125,7 +125,8 @@ class RunFile:
 
         Args:
             path: the file, or None.
-            overrides: `table.key=value`, the value in TOML's notation (a bare word is text).
+            overrides: `table.key=value`, or `table.inner.key=value`, the value in TOML's notation
+                (a bare word is text).
 
         Raises:
             ConfigError: the file is absent or no TOML, or a table is unknown.
@@ -133,8 +134,13 @@ class RunFile:
         name = str(path) if path else "defaults"
         values = _parse(path) if path else {}
         for text in overrides:
-            table, key, value = _parse_override(text)
-            values.setdefault(table, {})[key] = value
+            table, keys, value = _parse_override(text)
+            place = values.setdefault(table, {})
+            for key in keys[:-1]:
+                place = place.setdefault(key, {})
+                if not isinstance(place, dict):
+                    raise ConfigError(f"--set {text}: {key} is a value and holds no keys.")
+            place[keys[-1]] = value
         for table, content in values.items():
             if table not in TABLES:
                 raise ConfigError(f"{name}: unknown table [{table}]{_nearest(table, TABLES)}")
@@ -170,15 +176,15 @@ def _parse(path: Path) -> dict[str, dict[str, Any]]:
         raise ConfigError(f"{path}: not a readable TOML file: {error}.") from error
 
 
-def _parse_override(text: str) -> tuple[str, str, Any]:
+def _parse_override(text: str) -> tuple[str, list[str], Any]:
     path, equals, value = text.partition("=")
-    table, dot, key = path.strip().partition(".")
-    if not (equals and dot and key):
+    table, *keys = path.strip().split(".")
+    if not (equals and keys and all(keys)):
         raise ConfigError(f"--set {text}: expected table.key=value, such as pretrain.minutes=2.")
     try:
-        return table, key, tomllib.loads(f"value = {value}")["value"]
+        return table, keys, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        return table, key, value.strip()
+        return table, keys, value.strip()
 
 
 def _nearest(word: str, known: tuple[str, ...]) -> str:

@@ -62,6 +62,16 @@ def test_override_without_a_table_is_refused() -> None:
         RunFile.load(None, ("max_steps=3",))
 
 
+def test_override_reaches_a_table_in_a_table(tmp_path: Path) -> None:
+    path = write(tmp_path, "[data]\nseed = 1\n[data.executor]\nworkers = 2\n")
+    run = RunFile.load(path, ("data.executor.kind=ray", "data.c4.enabled=true"))
+    assert run.values["data"] == {
+        "seed": 1, "executor": {"workers": 2, "kind": "ray"}, "c4": {"enabled": True},
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="seed is a value and holds no keys"):
+        RunFile.load(path, ("data.seed.x=3",))
+
+
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERLOOP_HOME", "elsewhere")
     assert Settings().home == Path("elsewhere")

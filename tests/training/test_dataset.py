@@ -17,6 +17,7 @@ from training.dataset import (
     read_rows,
     split_of,
     verify_dataset,
+    write_dataset,
 )
 from training.dataset_folder import read_origins
 
@@ -144,22 +145,22 @@ def test_build_dataset_leaves_the_last_version_alone_when_a_file_is_cut_short(
     assert verify_dataset(home.data / before.id) == before
 
 
-def test_build_dataset_can_keep_a_test_split_that_moves_nothing_else(
-    corpus: Path, home: Home
-) -> None:
-    plain = {row.id: row.split for row in read_rows(home.data / build(corpus, home).id)}
-    info = build(corpus, home, test_share=0.2)
-    split = {row.id: row.split for row in read_rows(home.data / info.id)}
-    assert set(info.counts) == {"train", "validation", "test"}
-    assert {plain[row] for row, side in split.items() if side == "test"} == {"train"}
-    assert all(plain[row] == side for row, side in split.items() if side != "test")
-
-
-def test_build_dataset_refuses_a_parent_that_is_not_there(corpus: Path, home: Home) -> None:
+def test_build_dataset_records_the_parent_that_it_extends(corpus: Path, home: Home) -> None:
     with pytest.raises(DataError, match="ds-9 is no dataset version"):
         build(corpus, home, parent="ds-9")
-    first = build(corpus, home)
-    assert build(corpus, home, parent=first.id, validation_share=0.2).parent == first.id
+    parent = write_dataset([], home, sources=[], licences=[]).id
+    info = build(corpus, home, parent=parent, test_share=0.3)
+    assert info.parent == parent
+    assert set(info.counts) == {"train", "validation", "test"}
+
+
+def test_a_test_share_comes_out_of_the_training_side_alone() -> None:
+    ids = [f"doc/{number}" for number in range(2000)]
+    before = {name: split_of(name, 0.1, seed=0) for name in ids}
+    after = {name: split_of(name, 0.1, seed=0, test_share=0.2) for name in ids}
+    assert {before[name] for name in ids if after[name] == "test"} == {"train"}
+    assert all(before[name] == side for name, side in after.items() if side != "test")
+    assert 340 < list(after.values()).count("test") < 460
 
 
 def test_build_dataset_drops_what_the_model_will_be_judged_by(
