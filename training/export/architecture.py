@@ -29,22 +29,26 @@ _ACTIVATIONS: Mapping[str, str] = {
     "relu": "relu",
 }
 _UNBOUND_SEQ_LEN = 4096  # of a recurrent model: every state is of one size, at any length
+_FF_WIDTHS = ("intermediate_size", "n_inner", "ffn_dim")
 _EPSILONS = ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon")
+_TORCH_EPSILON = 1e-5  # of a LayerNorm whose config names none
 _LAYER_TYPES = {
     "full_attention": False,
     "sliding_attention": True,
     "global": False,  # GPT-Neo's words
     "local": True,
 }  # whether a window bounds what a token sees
-# Settings that change the result and have no place in the graph, unless they are off.
-_REFUSED = (
-    "add_cross_attention",
-    "is_encoder_decoder",
-    "per_layer_config",
-    "qk_layernorm",
-    "quantization_config",
-    "use_bidirectional_attention",
-)
+# Settings that change the result, with the only value that has a place in the graph.
+_ONLY: Mapping[str, object] = {
+    "add_cross_attention": False,
+    "do_layer_norm_before": True,
+    "is_encoder_decoder": False,
+    "layer_norm_elementwise_affine": True,
+    "per_layer_config": None,
+    "qk_layernorm": False,
+    "quantization_config": None,
+    "use_bidirectional_attention": False,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +138,8 @@ def read_architecture(checkpoint: Path) -> Architecture:
     except Exception as error:  # transformers' checks have no base of their own
         reason = " ".join(str(error).split())
         raise ArtifactError(f"{path}: transformers refuses it: {reason}.") from error
-    for name in _REFUSED:
-        if raw.get(name):
+    for name, value in _ONLY.items():
+        if (raw.get(name, value) or None) != (value or None):
             raise ArtifactError(f"{path}: {name} {raw[name]} cannot be exported.")
     is_recurrent = family.recurrent is not None
     return Architecture(
@@ -146,7 +150,7 @@ def read_architecture(checkpoint: Path) -> Architecture:
         vocab_size=config.vocab_size,
         max_seq_len=max(config.max_position_embeddings, _UNBOUND_SEQ_LEN * is_recurrent),
         is_length_bound=not is_recurrent,
-        norm_epsilon=_first(config, *_EPSILONS, default=0.0),
+        norm_epsilon=_first(config, *_EPSILONS, default=_TORCH_EPSILON),
         is_tied=config.tie_word_embeddings,
         embedding_scale=(
             config.hidden_size**0.5
@@ -190,7 +194,7 @@ def _attention(path: Path, config: PreTrainedConfig, family: Family) -> Attentio
         n_head=heads,
         n_kv_head=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=head_dim,
-        n_ff=_first(config, "intermediate_size", "n_inner", default=4 * config.hidden_size),
+        n_ff=_first(config, *_FF_WIDTHS, default=4 * config.hidden_size),
         activation=_activation(path, config),
         softcap=getattr(config, "attn_logit_softcapping", None) or 0.0,
         is_parallel=getattr(config, "use_parallel_residual", family.is_parallel),

@@ -19,6 +19,7 @@ class Family:
 
     Attributes:
         positions: table of learned positions, added to the embedding.
+        position_offset: rows at its start that stand for no position.
         norm: rms; rms_plus_one, whose weights are stored less one; layer, with mean and bias.
         query_key_value: three modules, or one that holds all three.
         query_norm, key_norm: RMS norms of each head before its rotation.
@@ -38,6 +39,7 @@ class Family:
     architecture: str
     embedding: str = "model.embed_tokens"
     positions: str | None = None
+    position_offset: int = 0
     layer: str = "model.layers.{layer}"
     norm: Literal["rms", "rms_plus_one", "layer"] = "rms"
     attention_norm: str | None = "input_layernorm"
@@ -162,6 +164,21 @@ _STARCODER2 = replace(
     is_gated=False,
     down="mlp.c_proj",
 )
+_OPT = Family(
+    architecture="OPTForCausalLM",
+    embedding="model.decoder.embed_tokens",
+    positions="model.decoder.embed_positions",
+    position_offset=2,
+    layer="model.decoder.layers.{layer}",
+    norm="layer",
+    attention_norm="self_attn_layer_norm",
+    attention_output="self_attn.out_proj",
+    mlp_norm="final_layer_norm",
+    gate_up=("fc1",),
+    is_gated=False,
+    down="fc2",
+    final_norm="model.decoder.final_layer_norm",
+)
 _RNN = Family(architecture="RnnForCausalLM", recurrent="model.rnn")
 
 FAMILIES: Mapping[str, Family] = {
@@ -176,6 +193,7 @@ FAMILIES: Mapping[str, Family] = {
         _GEMMA3,
         replace(_LLAMA, architecture="GraniteForCausalLM"),
         replace(_LLAMA, architecture="SmolLM3ForCausalLM"),
+        replace(_LLAMA, architecture="StableLmForCausalLM", norm="layer", rotates_partly=True),
         _OLMO2,
         _PHI,
         _PHI3,
@@ -183,6 +201,7 @@ FAMILIES: Mapping[str, Family] = {
         _GPT2,
         _GPT_NEO,
         _GPT_NEOX,
+        _OPT,
         _RNN,
     )
 }

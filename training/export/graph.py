@@ -146,10 +146,12 @@ class _GraphWriter:
         past = add("Cast", [past], ["position.start"], to=TensorProto.INT64)
         start = self._nodes.gather(past, row, "position.row_start")  # (T,)
         position = add("Add", [start, column], ["position"])  # (T,)
+        offset = architecture.family.position_offset
         table = self._modules.take(
-            f"{module}.weight", architecture.max_seq_len, architecture.n_embd
+            f"{module}.weight", architecture.max_seq_len + offset, architecture.n_embd
         )
-        return self._nodes.gather(constant(module, table), position, "position.embedding")  # (T, D)
+        rows = constant(module, table[offset:])
+        return self._nodes.gather(rows, position, "position.embedding")  # (T, D)
 
     def _head(self, hidden: str) -> None:
         """Logits (R, V): product, then bias, scale and soft cap where the family has them."""

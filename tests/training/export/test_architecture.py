@@ -62,9 +62,9 @@ def test_read_architecture_names_what_is_supported(tmp_path: Path) -> None:
     assert sorted(FAMILIES) == [
         "GPT2LMHeadModel", "GPTNeoForCausalLM", "GPTNeoXForCausalLM", "Gemma2ForCausalLM",
         "Gemma3ForCausalLM", "GemmaForCausalLM", "GraniteForCausalLM", "LlamaForCausalLM",
-        "MistralForCausalLM", "Olmo2ForCausalLM", "Phi3ForCausalLM", "PhiForCausalLM",
-        "Qwen2ForCausalLM", "Qwen3ForCausalLM", "RnnForCausalLM", "SmolLM3ForCausalLM",
-        "Starcoder2ForCausalLM",
+        "MistralForCausalLM", "OPTForCausalLM", "Olmo2ForCausalLM", "Phi3ForCausalLM",
+        "PhiForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "RnnForCausalLM",
+        "SmolLM3ForCausalLM", "StableLmForCausalLM", "Starcoder2ForCausalLM",
     ]  # fmt: skip
 
 
@@ -96,6 +96,7 @@ def test_rotary_of_older_configs_is_read(tmp_path: Path) -> None:
         ({"hidden_act": "mish"}, "activation mish cannot be exported; supported: silu, "),
         ({"quantization_config": {"bits": 4}}, "quantization_config .* cannot be exported"),
         ({"per_layer_config": {"0": {"head_dim": 8}}}, "per_layer_config .* cannot be exported"),
+        ({"do_layer_norm_before": False}, "do_layer_norm_before False cannot be exported"),
         ({"use_bidirectional_attention": True}, "use_bidirectional_attention True cannot be"),
         ({"head_dim": 24}, "head_dim must be divisible by 16, got 24"),
         ({"layer_types": ["full_attention", "chunked_attention"]}, "'chunked_attention'.* cannot"),
