@@ -1,7 +1,6 @@
 """POST /v1/chat/completions: the prompt of a conversation, and the form of its answer."""
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from serving.engine.sampling_params import StructuredOutput
@@ -37,10 +36,8 @@ async def _admit(
         default_tokens=api.config.default_max_tokens,
         constraint=constraint,
     )
-    is_parallel = body.parallel_tool_calls is not False
-    if style is not None and not is_parallel and style.close:
-        params = replace(params, stop=(*params.stop, style.close))
     prompt = Prompt(token_ids=token_ids, messages=messages, params=params)
+    is_parallel = body.parallel_tool_calls is not False
 
     def write(choice: Choice) -> ChatWriter:
         parser = None if style is None else ToolParser(style, is_parallel=is_parallel)

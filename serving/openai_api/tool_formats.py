@@ -16,8 +16,8 @@ class ToolFormat:
         fillers: texts that may follow a call, white space besides.
         is_inline: the first opener, anywhere in the answer, says that a call comes; else an answer
             calls tools only if it begins with that.
-        close: text behind each call, at which one that may be the only one can end.
         arguments: key of the arguments.
+        id_prefix, id_length: how calls are named; templates may insist on it.
     """
 
     marker: str
@@ -27,8 +27,9 @@ class ToolFormat:
     openers: tuple[str, ...]
     fillers: tuple[str, ...]
     is_inline: bool
-    close: str = ""
     arguments: str = "arguments"
+    id_prefix: str = "call_"
+    id_length: int = 24  # after the prefix
 
 
 HERMES = ToolFormat(
@@ -39,7 +40,6 @@ HERMES = ToolFormat(
     openers=("<tool_call>",),
     fillers=("</tool_call>", "<tool_call>"),
     is_inline=True,
-    close="</tool_call>",
 )
 MISTRAL = ToolFormat(
     marker="[TOOL_CALLS]",
@@ -49,6 +49,8 @@ MISTRAL = ToolFormat(
     openers=("[TOOL_CALLS]", "["),  # the first is a special token, whose text is not shown
     fillers=(",", "]"),
     is_inline=False,
+    id_prefix="",
+    id_length=9,
 )
 LLAMA = ToolFormat(
     marker='"parameters": ',
@@ -61,10 +63,12 @@ LLAMA = ToolFormat(
     arguments="parameters",
 )
 TOOL_FORMATS = (HERMES, MISTRAL, LLAMA)
+# Qwen3-Coder and its kin: the tags of Hermes around XML.
+_XML_CALL = "<function="
 
 
 def tool_format(template: ChatTemplate) -> ToolFormat | None:
-    """The notation of a template; None for a template that writes no tools."""
-    if not template.takes_tools:
+    """The notation of a template; None if it writes no tools, or in a way that is not known."""
+    if not template.takes_tools or _XML_CALL in template.source:
         return None
     return next((style for style in TOOL_FORMATS if style.marker in template.source), None)

@@ -163,7 +163,9 @@ class ToolParser:
     def _begin(self, name: str, arguments: str) -> CallPiece:
         self.num_calls += 1
         self._opened = ""
-        return CallPiece(self.num_calls - 1, arguments, f"call_{uuid.uuid4().hex[:24]}", name)
+        style = self._style
+        call_id = style.id_prefix + uuid.uuid4().hex[: style.id_length]
+        return CallPiece(self.num_calls - 1, arguments, call_id, name)
 
     def _arguments(self) -> list[str | CallPiece] | None:
         if not self._buffer:

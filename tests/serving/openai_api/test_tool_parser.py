@@ -105,6 +105,13 @@ def test_only_one_call_without_parallel_calls():
     assert parse(HERMES, text, 5, is_parallel=False) == ("", [F])
 
 
+def test_ids_are_as_long_as_the_template_wants_them():
+    # Mistral's templates refuse any other.
+    (piece, *_) = ToolParser(MISTRAL, is_parallel=True).add('[{"name": "f", "arguments": {')
+    assert len(piece.id) == 9
+    assert piece.id.isalnum()
+
+
 def test_ids_differ():
     parser = ToolParser(LLAMA, is_parallel=True)
     pieces = parser.add('{"name": "f", "parameters": {}}; {"name": "f", "parameters": {}}')

@@ -203,11 +203,11 @@ def test_without_tools_no_calls_are_looked_for(http, engine):
     assert message == {"role": "assistant", "content": CALL, "refusal": None}
 
 
-def test_one_call_only_stops_behind_it(http, engine):
-    engine.pieces = [CALL.removesuffix("</tool_call>")]
-    message = post(http, parallel_tool_calls=False, stop="END").json()["choices"][0]["message"]
-    assert engine.requests[0][1].stop == ("END", "</tool_call>")
+def test_only_the_first_call_counts_without_parallel_calls(http, engine):
+    engine.pieces = [CALL, "\n", CALL]
+    message = post(http, parallel_tool_calls=False).json()["choices"][0]["message"]
     assert [call["function"]["name"] for call in message["tool_calls"]] == ["weather"]
+    assert message["content"] is None
 
 
 def test_two_calls_have_two_indices_in_a_stream(http, engine):
@@ -330,3 +330,5 @@ def test_format_follows_from_the_template():
     assert tool_format(ChatTemplate(llama)) is LLAMA
     assert tool_format(ChatTemplate("{% if tools %}other{% endif %}")) is None
     assert tool_format(ChatTemplate("no <tool_call> without the list")) is None
+    xml = "{% if tools %}<tool_call><function=f><parameter=a>{% endif %}"
+    assert tool_format(ChatTemplate(xml)) is None
