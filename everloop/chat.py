@@ -148,13 +148,18 @@ def template_turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """The conversation as templates read it, in training and in serving alike.
 
     The arguments of a call become the object that their JSON describes, so that every template
-    writes them in its own way; what is no object stays text.
+    writes them in its own way; what is no object stays text. A result is given the name of the
+    function that was called, which some templates write and clients leave out.
     """
     turns = [message.model_dump(mode="json") for message in messages]
+    names: dict[str, str] = {}
     for turn in turns:
         for call in turn.get("tool_calls", ()):
             function = call["function"]
             function["arguments"] = _object_of(function["arguments"])
+            names[call["id"]] = function["name"]
+        if turn["role"] == "tool" and turn.get("tool_call_id") in names:
+            turn.setdefault("name", names[turn["tool_call_id"]])
     return turns
 
 

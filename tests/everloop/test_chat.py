@@ -75,6 +75,14 @@ def test_render_writes_tools_calls_and_results() -> None:
     )
 
 
+def test_result_is_given_the_name_of_its_function() -> None:
+    turns = template_turns(WITH_CALLS)
+    assert turns[3] == {
+        "role": "tool", "content": "3", "name": "weather", "tool_call_id": "call_1",
+    }  # fmt: skip
+    assert "name" not in turns[4]  # the answer to a call that nobody made
+
+
 def test_arguments_that_are_no_object_stay_text() -> None:
     broken = Message(role="assistant", content="", tool_calls=(call("f", '{"a": '),))
     assert template_turns([broken])[0]["tool_calls"][0]["function"]["arguments"] == '{"a": '
