@@ -96,3 +96,27 @@ def test_two_builds_of_the_same_are_refused(tmp_path: Path, home: Home) -> None:
         pytest.raises(ConfigError, match="another process builds this dataset"),
     ):
         build_dataset(table, home)
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+from everloop.settings import Home
+from tests.training.cleaning.corpus import config
+from training.dataset import build_dataset
+build_dataset(config(Path(sys.argv[1]), task_megabytes=0.5), Home(Path(sys.argv[2])))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
+    peaks = {}
+    for files in (2, 16):
+        folder = write_corpus(tmp_path / f"corpus{files}", files=files, texts=1200)
+        command = [sys.executable, "-c", PEAK, str(folder), str(tmp_path / f"home{files}")]
+        output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout
+        peaks[files] = int(output) / 1024
+    size = sum(path.stat().st_size for path in (tmp_path / "corpus16").iterdir()) / 2**20
+    assert size > 5
+    assert peaks[16] - peaks[2] < size
