@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -51,19 +52,19 @@ def _tokens(text: str) -> list[int]:
     return ids
 
 
-def _walk(matcher: GrammarMatcher, seed: int, limit: int = 400) -> str:
-    """Take allowed tokens at random until the end; give the text."""
+def _walk(matcher: GrammarMatcher, seed: int) -> tuple[str, bool]:
+    """Take allowed tokens at random; give the text, and whether it came to its end."""
     random = np.random.default_rng(seed)
     data = b""
-    for _ in range(limit):
+    for _ in range(600):
         token = int(random.choice(sorted(_allowed(matcher))))
         if token == EOS:
-            break
+            return data.decode(), True
         matcher.accept(token)
         data += VOCABULARY.bytes_of(token)
         if matcher.is_complete:
-            break
-    return data.decode()
+            return data.decode(), True
+    return data.decode(errors="ignore"), False
 
 
 def test_mask_allows_what_the_grammar_allows(compiler: GrammarCompiler) -> None:
@@ -146,8 +147,70 @@ def test_every_start_is_a_fresh_copy(compiler: GrammarCompiler) -> None:
 @settings(max_examples=40, deadline=None)
 def test_random_walks_through_a_schema_are_valid(seed: int) -> None:
     compiler = GrammarCompiler(VOCABULARY, VOCAB_SIZE, [EOS])
-    text = _walk(compiler.start(StructuredOutput("json_schema", json.dumps(SCHEMA))), seed)
+    text, is_whole = _walk(
+        compiler.start(StructuredOutput("json_schema", json.dumps(SCHEMA))), seed
+    )
+    assert is_whole
     _check(json.loads(text))
+
+
+def _leaf() -> st.SearchStrategy[dict[str, Any]]:
+    bounds = st.tuples(st.integers(-50, 50), st.integers(0, 100))
+    return st.one_of(
+        st.sampled_from([{"type": "boolean"}, {"type": "null"}, {"enum": [1, "é", None, "🙂"]}]),
+        st.sampled_from([{"type": "string", "pattern": "^[a-é]{2}x$"}, {"const": {"a": [1, 2]}}]),
+        st.sampled_from([{"type": "string", "format": "date"}, {"type": "integer"}]),
+        st.integers(0, 4).map(lambda n: {"type": "string", "minLength": n, "maxLength": n + 2}),
+        bounds.map(lambda b: {"type": "integer", "minimum": b[0], "maximum": b[0] + b[1]}),
+        bounds.map(lambda b: {"type": "number", "minimum": b[0], "exclusiveMaximum": b[0] + 1}),
+    )
+
+
+def _object(parts: list[dict[str, Any]], num_required: int) -> dict[str, Any]:
+    names = [f"k{index}é" for index in range(len(parts))]
+    return {
+        "type": "object",
+        "properties": dict(zip(names, parts, strict=True)),
+        "required": names[:num_required],
+        "additionalProperties": False,
+    }
+
+
+SCHEMAS = st.recursive(
+    _leaf(),
+    lambda part: st.one_of(
+        st.builds(_object, st.lists(part, max_size=4), st.integers(0, 4)),
+        part.map(lambda item: {"type": "array", "items": item, "minItems": 1, "maxItems": 3}),
+        st.lists(part, min_size=2, max_size=3).map(lambda parts: {"anyOf": parts}),
+        part.map(lambda one: {"type": "array", "prefixItems": [one], "items": False}),
+    ),
+    max_leaves=6,
+)
+
+
+@given(SCHEMAS, st.integers(0, 10_000))
+@settings(max_examples=60, deadline=None)
+def test_random_walks_through_random_schemas_are_valid(schema: dict[str, Any], seed: int) -> None:
+    compiler = GrammarCompiler(VOCABULARY, VOCAB_SIZE, [EOS])
+    matcher = compiler.start(StructuredOutput("json_schema", json.dumps(schema)))
+    text, is_whole = _walk(matcher, seed)
+    if is_whole:
+        jsonschema.validate(json.loads(text), schema)
+
+
+def test_random_walks_through_a_recursive_schema_are_valid(compiler: GrammarCompiler) -> None:
+    node = {
+        "type": "object",
+        "properties": {"v": {"enum": [1, 2]}, "next": {"$ref": "#/$defs/node"}},
+        "required": ["v"],
+        "additionalProperties": False,
+    }
+    schema = {"$defs": {"node": node}, "$ref": "#/$defs/node"}
+    for seed in range(10):
+        matcher = compiler.start(StructuredOutput("json_schema", json.dumps(schema)))
+        text, is_whole = _walk(matcher, seed)
+        assert is_whole
+        jsonschema.validate(json.loads(text), schema)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +220,7 @@ def test_random_walks_through_a_schema_are_valid(seed: int) -> None:
 def test_random_walks_match_the_whole_expression(
     compiler: GrammarCompiler, pattern: str, seed: int
 ) -> None:
-    text = _walk(compiler.start(StructuredOutput("regex", pattern)), seed)
+    text, _ = _walk(compiler.start(StructuredOutput("regex", pattern)), seed)
     assert re.fullmatch(pattern, text)
 
 
@@ -289,6 +352,18 @@ def test_answers_are_mostly_complete(engine: LLMEngine) -> None:
         for seed in range(8)
     ]
     assert reasons.count("stop") >= 4
+
+
+def test_model_that_only_wants_whitespace_comes_to_an_end(
+    engine: LLMEngine,
+) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
+    schema["additionalProperties"] = False
+    space, newline = (engine.tokenizer.encode(text).ids[0] for text in " \n")
+    bias = {space: 100.0, newline: 100.0}
+    result = _answer(engine, "json_schema", json.dumps(schema), logit_bias=bias)
+    assert isinstance(json.loads(result.text)["a"], bool)
+    assert max(map(len, re.findall(r"\s+", result.text))) == 16
 
 
 def test_json_mode_gives_an_object(engine: LLMEngine) -> None:
