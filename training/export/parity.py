@@ -18,6 +18,7 @@ MIN_MODEL_LEN = 32
 _SLOTS = 4
 _DIRT = 7.7  # value of unused cache: any read of it shows
 _LONGEST = 512  # tokens of the longest row; longer ones cost time and prove nothing new
+_MAX_ROW_LOGITS = 32 * 2**20  # kept of one row, 128 MiB: 128 tokens of the widest vocabularies
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,13 +104,14 @@ def max_abs_logit_diff(
         max_query_len: of the graph.
         seed: of the random tokens.
     """
-    runner = ReferenceRunner(
-        session, slots=_SLOTS, capacity=max_model_len + max_query_len, fill=_DIRT
-    )
+    affordable = _MAX_ROW_LOGITS // model.config.vocab_size
+    length = min(max_model_len, _LONGEST, max(MIN_MODEL_LEN, affordable))
+    capacity = length + min(max_query_len, length)
+    runner = ReferenceRunner(session, slots=_SLOTS, capacity=capacity, fill=_DIRT)
     generator = np.random.default_rng(seed)
     rows = [_Row(model) for _ in range(_SLOTS)]
     worst = 0.0
-    for step in parity_steps(max_model_len, max_query_len, is_recurrent=runner.is_recurrent):
+    for step in parity_steps(length, max_query_len, is_recurrent=runner.is_recurrent):
         for slot in (*step.free, *step.roll_back):
             worst = max(worst, rows[slot].difference())
         for slot in step.free:

@@ -62,7 +62,10 @@ class ReferenceRunner:
         for tensor in session.get_inputs():
             if tensor.name.startswith("past"):
                 shape = [capacity if axis == "C" else axis for axis in tensor.shape[1:]]
-                self.state[tensor.name] = np.full((slots, *shape), fill, _DTYPES[tensor.type])
+                state = np.zeros((slots, *shape), _DTYPES[tensor.type])
+                if fill:  # else its memory is taken where it is used, and no more
+                    state.fill(fill)
+                self.state[tensor.name] = state
         self.is_recurrent = all(tensor.ndim == 2 for tensor in self.state.values())
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
