@@ -58,6 +58,7 @@ class GrammarCompiler:
         self._vocab_size = vocab_size
         self._eos_token_ids = list(eos_token_ids)
         self._lock = threading.Lock()
+        self._tokenizer_lock = threading.Lock()
         self._tokenizer: LLTokenizer | None = None  # made when first needed: it takes a while
         self._compiled: OrderedDict[StructuredOutput, tuple[LLMatcher, int]] = OrderedDict()
 
@@ -82,13 +83,16 @@ class GrammarCompiler:
         """The first state of a grammar, and how many tokens its masks are for."""
         with self._lock:
             found = self._compiled.get(structured)
-            if found is None:
-                found = self._compiled[structured] = self._compile(structured)
-                if len(self._compiled) > _MAX_COMPILED:
-                    self._compiled.popitem(last=False)
-            else:
+            if found is not None:
                 self._compiled.move_to_end(structured)
-            return found
+                return found
+        # Outside the lock: the engine's thread must not wait until another's grammar is compiled.
+        found = self._compile(structured)
+        with self._lock:
+            self._compiled[structured] = found
+            if len(self._compiled) > _MAX_COMPILED:
+                self._compiled.popitem(last=False)
+        return found
 
     def _compile(self, structured: StructuredOutput) -> tuple[LLMatcher, int]:
         if len(structured.text) > _MAX_TEXT:
@@ -101,11 +105,7 @@ class GrammarCompiler:
                 "structured: the tokenizer of this model gives its tokens no bytes of their own, "
                 "so no grammar can be kept; byte-level and SentencePiece tokenizers do."
             )
-        if self._tokenizer is None:
-            tokens = GrammarTokens(self._vocabulary, self._vocab_size, self._eos_token_ids)
-            self._tokenizer = LLTokenizer(
-                TokenizerWrapper(tokens), eos_token=self._eos_token_ids or None
-            )
+        tokenizer = self._make_tokenizer()
         try:
             grammar = _grammar(structured)
         except ValueError as error:
@@ -116,11 +116,20 @@ class GrammarCompiler:
             max_lexer_states=_MAX_LEXER_STATES,
             verbose_errors=False,
         )
-        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
+        matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
         matcher.compute_bitmask()  # some grammars are found too large only here
         if matcher.is_error():
             raise _refusal(structured, matcher.get_error())
-        return matcher, self._tokenizer.vocab_size
+        return matcher, tokenizer.vocab_size
+
+    def _make_tokenizer(self) -> LLTokenizer:
+        with self._tokenizer_lock:
+            if self._tokenizer is None:
+                tokens = GrammarTokens(self._vocabulary, self._vocab_size, self._eos_token_ids)
+                self._tokenizer = LLTokenizer(
+                    TokenizerWrapper(tokens), eos_token=self._eos_token_ids or None
+                )
+            return self._tokenizer
 
 
 class GrammarMatcher:

@@ -2,7 +2,9 @@
 
 import json
 import re
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -287,6 +289,30 @@ def test_compiled_grammars_are_kept_up_to_a_number(monkeypatch: pytest.MonkeyPat
         compiler.check(StructuredOutput("regex", pattern))
     # "a" stays while it is used; "b" goes for "c", and comes again.
     assert [json.loads(one)["grammars"][0]["lark_grammar"][8] for one in compiled] == list("abcb")
+
+
+def test_answers_begin_while_another_grammar_is_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiler = GrammarCompiler(VOCABULARY, VOCAB_SIZE, [EOS])
+    known = StructuredOutput("regex", "a")
+    compiler.check(known)
+    is_compiling, may_go_on = threading.Event(), threading.Event()
+    original = structured_output._grammar
+
+    def slow(structured: StructuredOutput) -> str:
+        is_compiling.set()
+        assert may_go_on.wait(30)
+        return original(structured)
+
+    monkeypatch.setattr(structured_output, "_grammar", slow)
+    with ThreadPoolExecutor(2) as pool:
+        other = pool.submit(compiler.check, StructuredOutput("regex", "b"))
+        assert is_compiling.wait(30)
+        started = pool.submit(compiler.start, known).result(30)
+        may_go_on.set()
+        other.result(30)
+    assert _allowed(started) == set(_tokens("a"))
 
 
 def test_grammar_that_takes_too_long_ends(
