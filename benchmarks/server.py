@@ -27,7 +27,7 @@ from benchmarks.peers.genai import GenaiSide
 from benchmarks.precisions import PRECISIONS, Precision
 from benchmarks.random_model import SMOLLM2_135M, TINY, ModelShape, export_version, make_checkpoint
 from benchmarks.report import Result, parser, publish
-from benchmarks.servers import everloop_server, llama_server
+from benchmarks.servers import Server, everloop_server, llama_server
 from benchmarks.serving_experiments import (
     BARE,
     HTTP,
@@ -85,17 +85,27 @@ def measure(plan: Plan, folder: Path, progress: Progress) -> list[Result]:
         if "genai" in plan.peers and plan.precision.genai and genai.is_present():
             side = GenaiSide(checkpoint, plan.precision.genai, plan.config.threads)
             static = stack.enter_context(side)
-        return run_experiments(plan, servers, bare, static, progress)
+        return run_experiments(plan, service, servers, bare, static, progress)
 
 
 def run_experiments(
     plan: Plan,
+    service: Server,
     servers: dict[str, Send],
     bare: Send,
     static: GenaiSide | None,
     progress: Progress,
 ) -> list[Result]:
-    """One after the other, while all processes wait for their turn."""
+    """One after the other, while all processes wait for their turn.
+
+    Args:
+        plan: how much is sent.
+        service: ours.
+        servers: all that speak HTTP, ours first.
+        bare: our engine alone.
+        static: a peer without a server.
+        progress: shows the traces.
+    """
     sizes = plan.sizes
     traces = len(servers) * (len(sizes.requests) + 1) + 2 + 2 * (static is not None)
     bar = progress.add_task("measuring", total=traces * sizes.rounds)
@@ -103,13 +113,13 @@ def run_experiments(
     def advance() -> None:
         progress.advance(bar)
 
-    results = equal_streams({BARE: bare, **servers}, sizes, advance)
+    results = equal_streams({BARE: bare, **servers}, service.loop_seconds, sizes, advance)
     for clients in sizes.requests:
         results += poisson_arrivals(servers, sizes, clients, advance)
     if static is not None and STATIC_CLIENTS in sizes.requests:
         send = _in_static_batches(static)
         results += against_static_batches(bare, send, static.label, sizes, STATIC_CLIENTS, advance)
-    return results + long_prompt(servers[HTTP], sizes, advance)
+    return results + long_prompt(service.send, sizes, advance)
 
 
 def _in_static_batches(side: GenaiSide) -> Send:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from benchmarks.peers.environment import ROOT
 from benchmarks.peers.llama_cpp import SERVER, cache_options
 from benchmarks.traffic import Request, Timeline, to_json
@@ -32,10 +34,19 @@ class Server:
 
     Attributes:
         model: the name to ask it for.
+        worker: the process that answers, where its threads are of interest.
     """
 
     url: str
     model: str
+    worker: psutil.Process | None = None
+
+    def loop_seconds(self) -> float:
+        """Processor time of the event loop so far: of the worker's first thread."""
+        if self.worker is None:
+            return 0.0
+        first = next(one for one in self.worker.threads() if one.id == self.worker.pid)
+        return float(first.user_time + first.system_time)
 
     def send(self, trace: Sequence[Request], clients: int) -> list[Timeline]:
         """Send a trace from another process.
@@ -70,7 +81,8 @@ def everloop_server(version: Path, overrides: Sequence[str]) -> Iterator[Server]
         try:
             url = f"http://{_HOST}:{port}"
             launch.wait_ready(url, _START_SECONDS, process)
-            yield Server(url, name)
+            (worker,) = psutil.Process(process.pid).children()
+            yield Server(url, name, worker)
         finally:
             terminate([process], _STOP_SECONDS)
 

@@ -92,30 +92,47 @@ def idle_pressure() -> float | None:
 
 
 def equal_streams(
-    sides: Mapping[str, Send], sizes: Sizes, advance: Callable[[], None]
+    sides: Mapping[str, Send],
+    loop_seconds: Callable[[], float],
+    sizes: Sizes,
+    advance: Callable[[], None],
 ) -> list[Result]:
     """Streams of equal lengths that start together: what HTTP costs.
 
     Args:
         sides: HTTP and BARE among them.
+        loop_seconds: processor time that the service's event loop has used so far.
         sizes: how much is sent.
         advance: called after each trace.
     """
     random = np.random.default_rng(1)
     runs = Runs()
+    costs = []
     for _ in range(sizes.rounds):
         trace = burst(
             random, sizes.streams, sizes.prompt_tokens, sizes.stream_tokens, sizes.vocab_size
         )
         for name, send in sides.items():
+            used = loop_seconds()
             runs.run(name, send, trace, sizes.streams)
+            if name == HTTP:
+                tokens = sizes.streams * sizes.stream_tokens
+                costs.append((loop_seconds() - used) / tokens * 1e6)
             advance()
     title = f"{sizes.streams} equal streams, through HTTP"
     targets = {BARE: 0.9}
     return [
-        runs.compare(title, "tokens_per_second", HTTP, name, targets.get(name))
-        for name in sides
-        if name != HTTP
+        *(
+            runs.compare(title, "tokens_per_second", HTTP, name, targets.get(name))
+            for name in sides
+            if name != HTTP
+        ),
+        Result.of_values(
+            f"{title}: processor time of the event loop",
+            "us/token",
+            costs,
+            cpu_pressure=runs.pressure,
+        ),
     ]
 
 

@@ -1,3 +1,4 @@
+import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -54,13 +55,17 @@ class ScriptedServer:
 def test_equal_streams_compare_http_with_everybody_else() -> None:
     http, bare = ScriptedServer(1.0, 0.1), ScriptedServer(0.1, 0.1)
     advanced: list[int] = []
-    (line,) = equal_streams({BARE: bare, HTTP: http}, SIZES, lambda: advanced.append(1))
+    used = itertools.count(step=0.003)  # seconds, at every look
+    line, cost = equal_streams(
+        {BARE: bare, HTTP: http}, lambda: next(used), SIZES, lambda: advanced.append(1)
+    )
     assert line.name == "3 equal streams, through HTTP / bare loop"
     assert line.value == pytest.approx(30 / 1.9)
     assert line.ratio == pytest.approx(1.0 / 1.9)
     assert (line.target, line.ok, line.cpu_pressure) == (0.9, False, 0.02)
     assert http.seen == bare.seen == [(3, 3)] * 2
     assert len(advanced) == 4
+    assert (cost.unit, cost.value) == ("us/token", pytest.approx(100))
 
 
 def test_poisson_arrivals_without_a_peer_give_our_latencies() -> None:
