@@ -6,6 +6,7 @@ result of the step before it, so the verbs of the command line can be called one
 
 import json
 import tempfile
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,12 @@ from feedback.store.datasets import DatasetVersion
 from feedback.store.store import open_store
 from training.checkpoint import Checkpoint, read_checkpoint
 from training.dataset import DataConfig, build_dataset, read_info, read_rows
+from training.dataset_folder import read_origins
 from training.export.config import ExportConfig
 from training.shards import ShardInfo, TokenShard, write_shards
 from training.tokenizer import TokenizerConfig, train_tokenizer
 
+MAX_TITLES = 50_000  # documents of a dataset that the store knows by more than their id
 EXPORT_WINDOWS = 64  # validation windows on which the precisions are compared
 
 
@@ -44,11 +47,19 @@ def build_data(home: Home, run: RunFile, progress: Progress | None = None) -> Da
         merkle_root=info.merkle_root,
         rows=info.rows,
         dropped=dropped,
+        documents=_titles(home.data / info.id),
     )
     store = open_store(home.database_url)
     store.save_dataset(version, read_rows(home.data / info.id))
     store.close()
     return info
+
+
+def _titles(folder: Path) -> dict[str, str]:
+    """Document -> file and line, for those whose id says nothing; none where they are too many."""
+    opaque = ((one.document, one.source) for one in read_origins(folder) if ":" in one.document)
+    titles = dict(islice(opaque, MAX_TITLES + 1))
+    return titles if len(titles) <= MAX_TITLES else {}
 
 
 def newest_dataset(home: Home) -> DatasetInfo:

@@ -8,6 +8,7 @@ import pytest
 
 from everloop.cli import main
 from everloop.settings import Home
+from feedback.store.store import open_store
 from tests.training.cleaning.corpus import sentence
 
 
@@ -45,6 +46,9 @@ def test_build_show_diff_verify(
     )  # fmt: skip
     assert found["added rows"][0]["text"] == sentence(99)
     assert everloop(home, capfd, "verify")["dataset"] == second["id"]
+    store = open_store(home.database_url)
+    assert f"{corpus}:1" in store.dataset(second["id"]).documents.values()
+    store.close()
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "dropped.jsonl", "documents.jsonl", "dataset.json"])
