@@ -11,6 +11,7 @@ from everloop.cli_options import (
     JsonOption,
     SetOption,
     open_home,
+    open_store,
     read_run,
     report,
 )
@@ -43,6 +44,28 @@ def data_build(
     with progress_bar() as progress:
         info = build_data(folder, read_run(config, override), progress)
     report(_summary(info, folder.data / info.id), as_json)
+
+
+@data.command("list")
+def data_list(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """All dataset versions, oldest first; those of the feedback loop too."""
+    folder = open_home(home)
+    with open_store(folder) as store:
+        found = store.datasets()
+    report(
+        [
+            {
+                "dataset": one.id,
+                "kind": one.kind,
+                "rows": one.rows,
+                "dropped": sum(one.dropped.values()),
+                "parent": one.parent,
+                "created_at": one.created_at,
+            }
+            for one in found
+        ],
+        as_json,
+    )
 
 
 @data.command("show")

@@ -13,8 +13,9 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from everloop.errors import DataError, RefusedError
 from everloop.records import DatasetInfo, DatasetRow, Document, Source, Split, content_hash
@@ -50,7 +51,7 @@ class DataConfig(CleanConfig):
         (python_docs.NAME,),
         strict=False,
         description="python-docs, the documentation that comes with Python, or files, folders, "
-        "glob patterns and URLs; [] if all of them are [[data.source]] tables.",
+        "glob patterns and URLs; none by default where there are [[data.source]] tables.",
     )
     source: tuple[SourceConfig, ...] = Field(
         (), strict=False, description="[[data.source]] tables: sources with fields of their own."
@@ -71,6 +72,14 @@ class DataConfig(CleanConfig):
     )
     seed: int = Field(0, ge=0, description="Chooses validation documents and wordings.")
     parent: str | None = Field(None, description="Dataset version that this one extends; recorded.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_default_beside_tables(cls, values: Any) -> Any:
+        """Who names sources of their own does not want Python's documentation mixed in."""
+        if isinstance(values, dict) and values.get("source") and "sources" not in values:
+            return {**values, "sources": ()}
+        return values
 
     @property
     def all_sources(self) -> tuple[SourceConfig, ...]:

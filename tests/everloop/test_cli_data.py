@@ -40,6 +40,11 @@ def test_build_show_diff_verify(
     with corpus.open("a") as file:
         file.write(json.dumps({"text": sentence(99)}) + "\n")
     second = everloop(home, capfd, "build", *options)
+    listed = everloop(home, capfd, "list")
+    assert [(one["dataset"], one["rows"]) for one in listed] == [
+        (first["id"], 30),
+        (second["id"], 31),
+    ]
     found = everloop(home, capfd, "diff", first["id"], second["id"][:8])
     assert (found["kept"], found["added"], found["removed"], found["moved"]) == (
         30, {"text": 1}, {}, {},

@@ -145,6 +145,19 @@ def test_build_dataset_leaves_the_last_version_alone_when_a_file_is_cut_short(
     assert verify_dataset(home.data / before.id) == before
 
 
+def test_sources_of_their_own_stand_alone(corpus: Path) -> None:
+    table = DataConfig.model_validate({"source": [{"path": str(corpus), "name": "houses"}]})
+    assert table.source_names == ("houses",)
+    both = DataConfig.model_validate({"source": [{"path": "a"}], "sources": ["python-docs"]})
+    assert both.source_names == ("python-docs", "a")
+    assert DataConfig().source_names == ("python-docs",)
+
+
+def test_build_dataset_refuses_no_source(home: Home) -> None:
+    with pytest.raises(DataError, match=r"data\.sources and data\.source are both empty"):
+        build_dataset(DataConfig(sources=()), home)
+
+
 def test_build_dataset_records_the_parent_that_it_extends(corpus: Path, home: Home) -> None:
     with pytest.raises(DataError, match="ds-9 is no dataset version"):
         build(corpus, home, parent="ds-9")
