@@ -92,7 +92,7 @@ def _free_bytes(config: EngineConfig, loaded_bytes: int) -> int:
     if config.max_memory_bytes is not None:
         return config.max_memory_bytes - loaded_bytes
     # Reserved by loaded versions and not written yet: the system still counts it as available.
-    promised = max(0, loaded_bytes - psutil.Process().memory_info().rss)
+    promised = max(0, loaded_bytes - int(psutil.Process().memory_info().rss))
     return int(psutil.virtual_memory().available) - promised
 
 

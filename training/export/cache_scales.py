@@ -47,6 +47,7 @@ def calibrate_cache(session: ort.InferenceSession, windows: np.ndarray) -> Cache
 
 def _scales(largest: np.ndarray) -> np.ndarray:
     """Scales of the largest magnitudes [G, K]."""
-    least = max(float(largest.max()) * _LEAST_SHARE, np.finfo(np.float32).tiny * _STEPS)
+    # A layer that wrote nothing but zeros needs some scale, too.
+    least = float(largest.max()) * _LEAST_SHARE or 1.0
     scales = np.maximum(largest, least) / _STEPS
     return scales.astype(np.float32)[None, :, None, :]

@@ -8,6 +8,7 @@ grows as the sample shrinks.
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from training.export.quantize import BlockFormat, QuantizedMatrix, pack, quantize
 
@@ -41,32 +42,33 @@ def quantize_by_moments(
     """
     width, size = matrix.shape[1], block_format.block_size
     factors = _inverse_factors(moments)
-    rest = matrix.astype(np.float32, copy=True)
-    values = np.empty(matrix.shape, np.uint8)
-    scales = np.empty((len(matrix), width // size), np.float32)
+    rest = np.ascontiguousarray(matrix.T, np.float32)  # (K, N): a step touches one column of all N
+    values = np.empty(rest.shape, np.uint8)
+    scales = np.empty((width // size, len(matrix)), np.float32)
     for start in range(0, width, size):
         end = start + size
-        block = rest[:, start:end]
-        scale = quantize(np.ascontiguousarray(block), block_format).scales[:, 0]
+        block = rest[start:end]
+        scale = quantize(np.ascontiguousarray(block.T), block_format).scales[:, 0]
+        scales[start // size] = scale
         errors = np.empty_like(block)
-        for column in range(size):
-            steps = _steps(block[:, column], scale, block_format.zero)
-            row = factors[start + column]
-            errors[:, column] = (block[:, column] - steps * scale) / row[start + column]
-            after = row[start + column + 1 : end]
-            block[:, column + 1 :] -= errors[:, column, None] * after
-            values[:, start + column] = steps + block_format.zero
-        rest[:, end:] -= errors @ factors[start:end, end:]
-        scales[:, start // size] = scale
-    return pack(values, scales, block_format)
+        for row in range(size):
+            factor = factors[start + row]
+            steps = _steps(block[row], scale, block_format.zero)
+            errors[row] = (block[row] - steps * scale) / factor[start + row]
+            block[row + 1 :] -= np.outer(factor[start + row + 1 : end], errors[row])
+            values[start + row] = steps + block_format.zero
+        rest[end:] -= factors[start:end, end:].T @ errors
+    return pack(values.T, np.ascontiguousarray(scales.T), block_format)
 
 
 def _inverse_factors(moments: Moments) -> np.ndarray:
     """The upper triangular U with UᵀU the inverse of the damped sums, float32."""
-    damped = moments.sums.astype(np.float64)
+    damped = torch.from_numpy(moments.sums).double()
     damping = max(_LEAST_DAMPING, len(damped) / moments.tokens)
-    damped[np.diag_indices_from(damped)] += damping * damped.trace() / len(damped) or 1.0
-    return np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)
+    damped.diagonal().add_(damping * float(damped.trace()) / len(damped) or 1.0)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    factors: np.ndarray = torch.linalg.cholesky(inverse, upper=True).float().numpy()
+    return factors
 
 
 def _steps(column: np.ndarray, scale: np.ndarray, zero: int) -> np.ndarray:
