@@ -3,8 +3,11 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from pydantic_core import to_json
+
 from serving.engine.vocabulary import Vocabulary
 from serving.openai_api.choice import Choice
+from serving.openai_api.json_template import TEXT_MARK, TEXT_MARK_JSON, JsonTemplate
 from serving.openai_api.responses import (
     AnswerCall,
     AnswerMessage,
@@ -35,28 +38,28 @@ class ChatWriter:
             TokenPlacer(vocabulary, choice) if choice.params.logprobs is not None else None
         )
 
-    def opening(self) -> list[ChunkChoice]:
+        plain = self._chunk(Delta(content=TEXT_MARK), ())
+        self._plain = JsonTemplate(plain, TEXT_MARK_JSON)
+
+    def opening(self) -> list[bytes]:
         """The role, before any text."""
         return [self._chunk(Delta(role="assistant", content=""), ())]
 
-    def piece(self, output: "RequestOutput") -> list[ChunkChoice]:
+    def piece(self, output: "RequestOutput") -> list[bytes]:
         """Text and parts of calls; nothing for an output that shows nothing yet."""
+        if self._parser is None and self._placer is None:
+            return [self._plain.fill(to_json(output.text))] if output.text else []
         tokens = self._tokens(output)
         deltas = [_delta(piece) for piece in self._pieces(output.text)]
         if tokens and not deltas:
             deltas = [Delta(content="")]
         return [self._chunk(delta, () if number else tokens) for number, delta in enumerate(deltas)]
 
-    def closing(self) -> list[ChunkChoice]:
+    def closing(self) -> list[bytes]:
         """Why the answer ended."""
-        return [
-            ChunkChoice(
-                index=self._choice.index,
-                delta=Delta(),
-                logprobs=None,
-                finish_reason=self._finish_reason,
-            )
-        ]
+        index, reason = self._choice.index, self._finish_reason
+        last = ChunkChoice(index=index, delta=Delta(), logprobs=None, finish_reason=reason)
+        return [last.to_json()]
 
     def whole(self) -> ChatChoice:
         """The answer at once."""
@@ -89,11 +92,11 @@ class ChatWriter:
     def _tokens(self, output: "RequestOutput") -> list[PlacedToken]:
         return [] if self._placer is None else self._placer.take(output)
 
-    def _chunk(self, delta: Delta, tokens: Iterable[PlacedToken]) -> ChunkChoice:
+    def _chunk(self, delta: Delta, tokens: Iterable[PlacedToken]) -> bytes:
         logprobs = self._logprobs(tokens)
         return ChunkChoice(
             index=self._choice.index, delta=delta, logprobs=logprobs, finish_reason=None
-        )
+        ).to_json()
 
     def _logprobs(self, tokens: Iterable[PlacedToken]) -> ChatLogprobs | None:
         if self._placer is None:

@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pydantic_core import to_json
+
 from everloop.records import Message
 from serving.engine.vocabulary import Vocabulary
 from serving.openai_api.choice import Choice, Prompt
 from serving.openai_api.completion_request import CompletionRequest
 from serving.openai_api.endpoint import endpoint
+from serving.openai_api.json_template import TEXT_MARK, TEXT_MARK_JSON, JsonTemplate
 from serving.openai_api.prompt import encode_prompts
 from serving.openai_api.reply import ReplyForm
 from serving.openai_api.responses import Completion, FinishReason, TextChoice, TextLogprobs
@@ -73,23 +76,26 @@ class TextWriter:
         self._vocabulary = vocabulary
         self._echoed = choice.prompt.messages[0].content if echo else ""
         self._placer = TokenPlacer(vocabulary, choice, len(self._echoed)) if logprobs else None
+        plain = self._part(TEXT_MARK, None, None).to_json()
+        self._plain = JsonTemplate(plain, TEXT_MARK_JSON)
 
-    def opening(self) -> list[TextChoice]:
+    def opening(self) -> list[bytes]:
         """Nothing comes before the text."""
         return []
 
-    def piece(self, output: "RequestOutput") -> list[TextChoice]:
+    def piece(self, output: "RequestOutput") -> list[bytes]:
         """New text, after the echo in the first; nothing for an output that shows none yet."""
         is_first = output is self._choice.outputs[0]
         text = self._echoed + output.text if is_first else output.text
+        if self._placer is None:
+            return [self._plain.fill(to_json(text))] if text else []
         logprobs = self._logprobs([output])
-        if not text and not (logprobs and logprobs.tokens):
-            return []
-        return [self._part(text, logprobs, None)]
+        is_empty = not text and not (logprobs and logprobs.tokens)
+        return [] if is_empty else [self._part(text, logprobs, None).to_json()]
 
-    def closing(self) -> list[TextChoice]:
+    def closing(self) -> list[bytes]:
         """Why the answer ended."""
-        return [self._part("", None, self._choice.finish_reason)]
+        return [self._part("", None, self._choice.finish_reason).to_json()]
 
     def whole(self) -> TextChoice:
         """The answer at once."""

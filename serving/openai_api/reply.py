@@ -4,12 +4,13 @@ What an answer looks like inside is each route's own: a ChoiceWriter.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from serving.openai_api.choice import Choice
 from serving.openai_api.generation import Generation
+from serving.openai_api.json_template import JsonTemplate
 from serving.openai_api.responses import ReplyBody, Usage
 
 if TYPE_CHECKING:
@@ -17,15 +18,15 @@ if TYPE_CHECKING:
 
 
 class ChoiceWriter(Protocol):
-    """Writes one answer in a route's form: either `whole`, or the pieces in order."""
+    """Writes one answer in a route's form: either `whole`, or in pieces, as JSON, in order."""
 
-    def opening(self) -> Sequence[ReplyBody]:
+    def opening(self) -> Sequence[bytes]:
         """What comes before the first token."""
 
-    def piece(self, output: "RequestOutput") -> Sequence[ReplyBody]:
+    def piece(self, output: "RequestOutput") -> Sequence[bytes]:
         """What an output adds."""
 
-    def closing(self) -> Sequence[ReplyBody]:
+    def closing(self) -> Sequence[bytes]:
         """What says why the answer ended."""
 
     def whole(self) -> ReplyBody:
@@ -59,6 +60,9 @@ class Reply:
             "model": generation.model,
             "system_fingerprint": fingerprint(generation.model),
         }
+        # With include_usage every chunk has the key, null until the last; without, none has it.
+        around = self._chunk({"usage": None} if include_usage else {})
+        self._around = JsonTemplate(around, b'"choices":[]')
 
     def whole(self) -> bytes:
         """The reply that holds the answers."""
@@ -72,8 +76,7 @@ class Reply:
 
     def opening(self) -> list[bytes]:
         """The chunks before any token."""
-        writers = self._writers.values()
-        return self._chunks(part for writer in writers for part in writer.opening())
+        return self._chunks(part for one in self._writers.values() for part in one.opening())
 
     def piece(self, choice: Choice, output: "RequestOutput") -> list[bytes]:
         """The chunks that an output makes."""
@@ -83,17 +86,14 @@ class Reply:
 
     def ending(self) -> list[bytes]:
         """The chunk with the token counts, if the client asked for it."""
-        return [self._chunk([], self._generation.usage)] if self._include_usage else []
+        return [self._chunk({"usage": self._generation.usage})] if self._include_usage else []
 
-    def _chunks(self, parts: Iterable[ReplyBody]) -> list[bytes]:
-        return [self._chunk([part], None) for part in parts]
+    def _chunks(self, parts: Iterable[bytes]) -> list[bytes]:
+        return [self._around.fill(b'"choices":[' + part + b"]") for part in parts]
 
-    def _chunk(self, choices: list[ReplyBody], usage: Usage | None) -> bytes:
-        # With include_usage every chunk has the key, null until the last; without, none has it.
-        counts = {"usage": usage} if self._include_usage else {}
-        return self._form.chunk(
-            **self._head, object=self._form.chunk_object, choices=choices, **counts
-        ).to_json()
+    def _chunk(self, counts: Mapping[str, Usage | None]) -> bytes:
+        form = self._form
+        return form.chunk(**self._head, object=form.chunk_object, choices=[], **counts).to_json()
 
 
 def fingerprint(model: str) -> str:
