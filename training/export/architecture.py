@@ -142,13 +142,14 @@ def read_architecture(checkpoint: Path) -> Architecture:
         if (raw.get(name, value) or None) != (value or None):
             raise ArtifactError(f"{path}: {name} {raw[name]} cannot be exported.")
     is_recurrent = family.recurrent is not None
+    body = Recurrence(config.cell) if is_recurrent else _attention(path, config, family)
     return Architecture(
         family=family,
         model_type=config.cell if is_recurrent else config.model_type,
         n_layer=config.num_hidden_layers,
         n_embd=config.hidden_size,
         vocab_size=config.vocab_size,
-        max_seq_len=max(config.max_position_embeddings, _UNBOUND_SEQ_LEN * is_recurrent),
+        max_seq_len=_max_seq_len(config, body),
         is_length_bound=not is_recurrent,
         norm_epsilon=_first(config, *_EPSILONS, default=_TORCH_EPSILON),
         is_tied=config.tie_word_embeddings,
@@ -160,7 +161,7 @@ def read_architecture(checkpoint: Path) -> Architecture:
         residual_scale=float(getattr(config, "residual_multiplier", 1.0)),
         logits_scale=1 / getattr(config, "logits_scaling", 1.0),
         logits_softcap=getattr(config, "final_logit_softcapping", None) or 0.0,
-        body=Recurrence(config.cell) if is_recurrent else _attention(path, config, family),
+        body=body,
     )
 
 
@@ -204,6 +205,14 @@ def _attention(path: Path, config: PreTrainedConfig, family: Family) -> Attentio
             for layer, (window, rotary) in enumerate(_layer_kinds(path, config, rotaries))
         ),
     )
+
+
+def _max_seq_len(config: PreTrainedConfig, body: Attention | Recurrence) -> int:
+    length: int = config.max_position_embeddings
+    if isinstance(body, Recurrence):
+        return max(length, _UNBOUND_SEQ_LEN)
+    bounds = [rotary.max_positions for rotary in body.rotaries.values()]
+    return min([length, *(bound for bound in bounds if bound is not None)])
 
 
 def _activation(path: Path, config: PreTrainedConfig) -> str:

@@ -1,6 +1,7 @@
 """Tables of rotary positions: cosines and sines by position, whatever the scaling of the model.
 
-Scalings whose frequencies change with the length of the text have no table; they are refused.
+Two scalings change their frequencies when a text outgrows the length of the original training
+(longrope) or the model's own (dynamic). Up to there they have a table, so they bound the length.
 """
 
 from collections.abc import Mapping
@@ -15,8 +16,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from everloop.errors import ArtifactError
 
-# Scalings whose table does not depend on the length of the text.
-_SCALED = ("linear", "llama3", "yarn")
+_SCALED = ("linear", "llama3", "yarn", "dynamic", "longrope")
 _DIVISOR = 16  # of the head width, as GroupQueryAttention rotates it
 
 
@@ -27,10 +27,12 @@ class Rotary:
     Attributes:
         inverse_frequencies: radians per position, one for each rotated pair.
         scale: on cosines and sines.
+        max_positions: beyond which the frequencies would be others; None = nowhere.
     """
 
     inverse_frequencies: tuple[float, ...]
     scale: float
+    max_positions: int | None = None
 
     def table(self, positions: int) -> tuple[np.ndarray, np.ndarray]:
         """Cosines and sines of positions 0 to `positions` - 1, each [positions, pairs]."""
@@ -54,7 +56,7 @@ def read_rotaries(
         allows_part: whether the family can rotate a part of the head.
 
     Raises:
-        ArtifactError: a scaling depends on the length, or the head cannot be rotated.
+        ArtifactError: a scaling is unknown, or the head cannot be rotated.
     """
     parameters = getattr(config, "rope_parameters", None)
     if not parameters:
@@ -93,4 +95,8 @@ def _rotary(
         )
     compute = ROPE_INIT_FUNCTIONS[rope_type]
     frequencies, scale = compute(config, torch.device("cpu"), layer_type=layer_type)
-    return Rotary(tuple(frequencies.tolist()), float(scale))
+    bounds = {
+        "dynamic": config.max_position_embeddings,
+        "longrope": parameters.get("original_max_position_embeddings"),
+    }
+    return Rotary(tuple(frequencies.tolist()), float(scale), bounds.get(rope_type))

@@ -68,6 +68,31 @@ def test_read_architecture_names_what_is_supported(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0 + number / 10 for number in range(8)],
+    "long_factor": [4.0] * 8,
+    "original_max_position_embeddings": 96,
+}
+
+
+@pytest.mark.parametrize(
+    ("rope", "longest"),
+    [
+        (LONGROPE, 96),
+        ({"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}, 128),
+        ({"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}, 128),
+    ],
+)
+def test_rotary_that_would_change_with_the_length_bounds_it(
+    tmp_path: Path, rope: dict[str, object], longest: int
+) -> None:
+    checkpoint = make_tiny_checkpoint(tmp_path, family="llama", rope_parameters=rope)
+
+    assert read_architecture(checkpoint).max_seq_len == longest
+
+
 def test_recurrent_model_has_no_longest_text(tmp_path: Path) -> None:
     architecture = read_architecture(make_tiny_checkpoint(tmp_path, family="gru"))
 
@@ -105,8 +130,8 @@ def test_rotary_of_older_configs_is_read(tmp_path: Path) -> None:
             "sliding_attention without a sliding_window",
         ),
         (
-            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
-            "rope_type dynamic cannot be exported",
+            {"rope_parameters": {"rope_type": "proportional", "rope_theta": 1e4}},
+            "rope_type proportional cannot be exported; supported: default, linear, ",
         ),
         (
             {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},

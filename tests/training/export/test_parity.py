@@ -22,6 +22,14 @@ LLAMA3_ROPE = {
 }
 YARN_ROPE = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0}
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 2.0}
+DYNAMIC_ROPE = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
+LONG_ROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10_000.0,
+    "short_factor": [1.0 + number / 10 for number in range(8)],
+    "long_factor": [4.0] * 8,
+    "original_max_position_embeddings": 96,
+}
 VARIANTS = {
     "qwen3 untied": {"family": "qwen3", "is_tied": False},
     "qwen3 biased": {"family": "qwen3", "attention_bias": True},
@@ -31,6 +39,7 @@ VARIANTS = {
     "llama llama3 rotary": {"family": "llama", "rope_parameters": LLAMA3_ROPE},
     "llama yarn rotary": {"family": "llama", "rope_parameters": YARN_ROPE},
     "llama linear rotary": {"family": "llama", "rope_parameters": LINEAR_ROPE},
+    "llama dynamic rotary": {"family": "llama", "rope_parameters": DYNAMIC_ROPE},
     "llama one layer": {"family": "llama", "num_hidden_layers": 1, "rms_norm_eps": 1e-3},
     "llama gelu": {"family": "llama", "hidden_act": "gelu"},
     "mistral without window": {"family": "mistral", "sliding_window": None},
@@ -153,6 +162,16 @@ def test_parity_of_16_bit_shards_is_that_of_their_float32_values(
 
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     assert difference < 2e-5
+
+
+def test_graph_agrees_with_torch_up_to_the_original_length_of_longrope(
+    tmp_path: Path, build: Callable[..., ort.InferenceSession]
+) -> None:
+    checkpoint = make_tiny_checkpoint(tmp_path, family="llama", rope_parameters=LONG_ROPE)
+    model, session = load(checkpoint), build(checkpoint)
+
+    assert max_abs_logit_diff(model, session, max_model_len=96, max_query_len=32) < LIMIT
+    assert max_abs_logit_diff(model, session, max_model_len=128, max_query_len=32) > 1e-2
 
 
 def test_parity_of_a_backbone_saved_without_its_head(
