@@ -2,7 +2,9 @@
 
 The operators take padded rows of ragged lengths, time first, and give each row's state after its
 own last token. A row without new tokens would come back with a state of zeros, so it keeps the old
-one. Shapes as in `graph.py`.
+one. The layers' matrices stay fp32 in every precision: onnxruntime's quantized LSTM scales its
+inputs over the whole batch, so a row would depend on those beside it, and there is no quantized
+GRU. Shapes as in `graph.py`.
 """
 
 from typing import Any
