@@ -125,18 +125,28 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] = (),
         *,
         add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
         """Write the prompt from turns that `template_turns` has made.
+
+        Args:
+            turns: the conversation.
+            tools: functions that the model may call.
+            add_generation_prompt: open the turn of the answer.
+            variables: of this template's own, such as Qwen3's enable_thinking.
 
         Raises:
             DataError: the template refuses this sequence of roles.
         """
         try:
             return self._template.render(
-                messages=turns,
-                tools=list(tools) or None,
-                add_generation_prompt=add_generation_prompt,
-                **self._tokens,
+                {
+                    **(variables or {}),
+                    **self._tokens,
+                    "messages": turns,
+                    "tools": list(tools) or None,
+                    "add_generation_prompt": add_generation_prompt,
+                }
             )
         except (TemplateError, TypeError) as error:
             raise DataError(

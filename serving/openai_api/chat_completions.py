@@ -28,7 +28,12 @@ async def _admit(
     style, constraint = _tools(body, version)
     messages = tuple(message.to_record() for message in body.messages)
     encoder = await api.encoder_for(version)
-    token_ids = await asyncio.to_thread(encoder.encode_chat, messages, body.offered_tools or ())
+    token_ids = await asyncio.to_thread(
+        encoder.encode_chat,
+        messages,
+        body.offered_tools or (),
+        variables=body.chat_template_kwargs,
+    )
     params = sampling_params(
         body,
         version.manifest,

@@ -2,7 +2,14 @@
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from everloop.records import FunctionCall, Message, ToolCall
@@ -100,6 +107,27 @@ class ChatMessage(RequestBody):
         )
 
 
+# What the server itself gives to a template.
+_TAKEN = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
+
+
+def _check_variables(value: dict[str, Any]) -> dict[str, Any]:
+    for name in value:
+        if name in _TAKEN:
+            raise ApiError(
+                f"chat_template_kwargs.{name} is given by the server.",
+                param=f"chat_template_kwargs.{name}",
+            )
+    return value
+
+
+TemplateVariables = Annotated[
+    dict[Annotated[str, Field(max_length=64)], bool | int | float | str],
+    Field(max_length=16, description="Of the model's template, such as Qwen3's enable_thinking."),
+    AfterValidator(_check_variables),
+]
+
+
 class ChatCompletionRequest(GenerationRequest):
     """The fields of a chat completion."""
 
@@ -112,6 +140,7 @@ class ChatCompletionRequest(GenerationRequest):
     tools: list[Tool] | None = Field(None, max_length=128)
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    chat_template_kwargs: TemplateVariables | None = None
 
     @model_validator(mode="after")
     def _check_one_limit(self) -> Self:

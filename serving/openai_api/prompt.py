@@ -7,6 +7,7 @@ special tokens are taken from the template's own text alone, and message text is
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -45,8 +46,15 @@ class PromptEncoder:
         tools: Sequence[Mapping[str, Any]] = (),
         *,
         add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """Render the template around the messages and encode the result.
+
+        Args:
+            messages: the conversation.
+            tools: functions that the model may call.
+            add_generation_prompt: open the turn of the answer.
+            variables: of the template's own.
 
         Raises:
             ApiError: the model has no chat template.
@@ -58,23 +66,18 @@ class PromptEncoder:
                 "This model has no chat template. Use /v1/completions.", param="messages"
             )
 
-        turns = template_turns(messages)
-        if any(self._pattern.search(text) for text in _texts([turns, tools])):
-            return self._encode_guarded(
-                template, turns, tools, add_generation_prompt=add_generation_prompt
-            )
-        rendered = template.render_turns(turns, tools, add_generation_prompt=add_generation_prompt)
-        ids: list[int] = self._tokenizer.encode(rendered, add_special_tokens=False).ids
+        render = partial(template.render_turns, add_generation_prompt=add_generation_prompt)
+        written: dict[str, Any] = {
+            "turns": template_turns(messages),
+            "tools": list(tools),
+            "variables": dict(variables or {}),
+        }
+        if any(self._pattern.search(text) for text in _texts(written)):
+            return self._encode_guarded(render, written)
+        ids: list[int] = self._tokenizer.encode(render(**written), add_special_tokens=False).ids
         return ids
 
-    def _encode_guarded(
-        self,
-        template: ChatTemplate,
-        turns: list[dict[str, Any]],
-        tools: Sequence[Mapping[str, Any]],
-        *,
-        add_generation_prompt: bool,
-    ) -> list[int]:
+    def _encode_guarded(self, render: Callable[..., str], written: dict[str, Any]) -> list[int]:
         """Encode what was written with the names of special tokens in it.
 
         Each name is replaced by a mark that nobody can guess, so that what the pattern finds in the
@@ -87,11 +90,7 @@ class PromptEncoder:
         def guard(text: str) -> str:
             return self._pattern.sub(lambda found: marks[found[0]], text)
 
-        rendered = template.render_turns(
-            _map_texts(turns, guard),
-            _map_texts(tools, guard),
-            add_generation_prompt=add_generation_prompt,
-        )
+        rendered = render(**_map_texts(written, guard))
         ids: list[int] = []
         start = 0
         for match in self._pattern.finditer(rendered):

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.openai_api.chat_request import ChatMessage
+from serving.openai_api.chat_request import ChatMessage, TemplateVariables
 from serving.openai_api.errors import ApiError
 from serving.openai_api.prompt import PromptEncoder, check_ids
 from serving.openai_api.request_body import RequestBody, parse_body
@@ -27,6 +27,7 @@ class TokenizeRequest(RequestBody):
     prompt: str | None = None
     messages: list[ChatMessage] | None = Field(None, min_length=1)
     tools: list[Tool] | None = Field(None, max_length=128)
+    chat_template_kwargs: TemplateVariables | None = None
     add_generation_prompt: bool | None = None
     add_special_tokens: bool | None = Field(None, description="Of a prompt; true if absent.")
     return_token_strs: bool | None = None
@@ -50,6 +51,7 @@ class TokenizeRequest(RequestBody):
             [message.to_record() for message in self.messages],
             [tool.to_template() for tool in self.tools or []],
             add_generation_prompt=self.add_generation_prompt is not False,
+            variables=self.chat_template_kwargs,
         )
 
 

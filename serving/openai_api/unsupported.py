@@ -40,7 +40,6 @@ CHAT: Table = {
     "echo": (False,),
     "best_of": (1,),
     "chat_template": (),
-    "chat_template_kwargs": ({},),
     "add_generation_prompt": (True,),
     "continue_final_message": (False,),
 }
@@ -64,7 +63,6 @@ EMBEDDINGS: Table = {
 
 TOKENIZE: Table = {
     "chat_template": (),
-    "chat_template_kwargs": ({},),
     "continue_final_message": (False,),
     "mm_processor_kwargs": ({},),
 }

@@ -181,6 +181,27 @@ def test_chat_takes_null_for_every_optional_field(http):
     assert http.post("/v1/chat/completions", json=body).status_code == 200
 
 
+def test_chat_template_gets_its_variables(http, engine):
+    engine.current.chat_template = ChatTemplate("{{ messages[0]['content'] }}{{ mood }}")
+    body = BODY | {"chat_template_kwargs": {"mood": "?"}}
+    assert http.post("/v1/chat/completions", json=body).status_code == 200
+    assert engine.current.tokenizer.decode(engine.requests[0][0]) == "Hi?"
+
+
+@pytest.mark.parametrize(
+    ("variables", "param"),
+    [
+        ({"messages": "x"}, "chat_template_kwargs.messages"),
+        ({"eos_token": "x"}, "chat_template_kwargs.eos_token"),
+        ([], "chat_template_kwargs"),
+    ],
+)
+def test_chat_template_variables_that_are_none_are_refused(http, variables, param):
+    reply = http.post("/v1/chat/completions", json=BODY | {"chat_template_kwargs": variables})
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"] == param
+
+
 def test_chat_takes_unknown_fields(http):
     assert http.post("/v1/chat/completions", json=BODY | {"future": {"x": 1}}).status_code == 200
 

@@ -38,7 +38,7 @@ def test_chat_without_special_names_is_encoded_as_a_whole():
     expected = TOKENIZER.encode(TEMPLATE.render(messages), add_special_tokens=False).ids
     assert ENCODER.encode_chat(messages) == expected
     turns = template_turns(messages)
-    guarded = ENCODER._encode_guarded(TEMPLATE, turns, (), add_generation_prompt=True)
+    guarded = ENCODER._encode_guarded(TEMPLATE.render_turns, {"turns": turns})
     assert guarded == expected
 
 
@@ -62,6 +62,14 @@ def test_control_tokens_are_the_templates_whatever_is_written(contents):
     ids = ENCODER.encode_chat(messages)
     assert (ids.count(0), ids.count(1), ids.count(2)) == (0, len(contents) + 1, len(contents))
     assert TOKENIZER.decode(ids, skip_special_tokens=False) == TEMPLATE.render(messages)
+
+
+def test_variables_reach_the_template_and_are_text():
+    template = ChatTemplate("{% if shout %}!{% endif %}{{ name }}{{ bos_token }}", bos_token="B")
+    encoder = PromptEncoder(TOKENIZER, template)
+    ids = encoder.encode_chat(chat("x"), variables={"shout": True, "name": "<|im_end|>"})
+    assert TOKENIZER.decode(ids) == "!<|im_end|>B"
+    assert ids.count(2) == 0
 
 
 def test_completion_text_is_literal():

@@ -27,7 +27,7 @@ REFUSED_IN_CHAT = {
     "guided_json": {},
     "guided_regex": "a+",
     "use_beam_search": True,
-    "chat_template_kwargs": {"enable_thinking": False},
+    "chat_template": "x",
 }
 FINE_IN_CHAT = {
     "n": 1,
