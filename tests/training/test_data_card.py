@@ -53,7 +53,7 @@ def test_page_needs_nothing_else_and_escapes_texts(folder: Path) -> None:
     assert re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=", page) == []
     assert HOSTILE not in page
     assert "short &lt;script&gt;alert(1)&lt;/script&gt;" in page
-    assert page.count('class="plotly-graph-div"') == 4
+    assert page.count('class="plot"') == 4
     assert "near duplicate" in page
 
 

@@ -6,6 +6,7 @@ keeps a mark per task in the stage's log folder.
 
 import importlib.util
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,19 @@ class _QuietTasks:
 
 
 class LocalExecutor(_QuietTasks, LocalPipelineExecutor):
-    """Processes of this machine."""
+    """Processes of this machine; with one worker, this process."""
+
+    def run(self) -> None:
+        """Run the tasks that are not completed."""
+        if self.workers > 1:
+            super().run()
+            return
+        # datatrove starts a manager process for this too, which costs more than a small corpus.
+        pipeline = self.pipeline
+        for rank in self.get_incomplete_ranks():
+            self.pipeline = deepcopy(pipeline)
+            self._run_for_rank(rank)
+        self.pipeline = pipeline
 
 
 class RayExecutor(_QuietTasks, RayPipelineExecutor):

@@ -62,6 +62,7 @@ build_dataset(config(Path(sys.argv[1])), Home(Path(sys.argv[2])))
 """
 
 
+@pytest.mark.slow
 def test_a_build_that_is_killed_goes_on_where_it_was(
     tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
