@@ -46,15 +46,29 @@ class GrammarTokens:
 
 
 def _exact_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
-    """The same tokenizer, but its tokens say the text and no space before it."""
-    state = json.loads(tokenizer.to_str())
-    state |= {
-        "normalizer": _without_prefix(state["normalizer"]),
-        "pre_tokenizer": _without_prefix(state["pre_tokenizer"]),
+    """The same tokenizer, but its tokens say the whole text and no space before it."""
+    changes = {
+        "normalizer": _without_prefix(_state(tokenizer.normalizer)),
+        "pre_tokenizer": _without_prefix(_state(tokenizer.pre_tokenizer)),
         "truncation": None,
         "padding": None,
     }
-    return Tokenizer.from_str(json.dumps(state))
+    if changes == {
+        "normalizer": _state(tokenizer.normalizer),
+        "pre_tokenizer": _state(tokenizer.pre_tokenizer),
+        "truncation": tokenizer.truncation,
+        "padding": tokenizer.padding,
+    }:
+        return tokenizer  # a copy of a large one takes half a second
+    return Tokenizer.from_str(json.dumps(json.loads(tokenizer.to_str()) | changes))
+
+
+def _state(part: Any) -> dict[str, Any] | None:
+    """A part of a tokenizer in the form that it has in tokenizer.json."""
+    if part is None:
+        return None
+    state: dict[str, Any] = json.loads(part.__getstate__())
+    return state
 
 
 def _without_prefix(part: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -98,16 +98,16 @@ def _drops_first_space(step: dict[str, Any]) -> bool:
     return step["type"] == "Metaspace" and bool(step.get("prepend_scheme") != "never")
 
 
-def _byte_level_alphabet() -> dict[str, int]:
-    """The character that a byte-level tokenizer writes for each byte.
+def _byte_level_alphabet() -> dict[int, str]:
+    """For str.translate: the character that a byte-level tokenizer writes, to that of its byte.
 
     Source: bytes_to_unicode of GPT-2: printable bytes stand for themselves, the others for the
     characters from 256 on.
     """
     printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
-    alphabet = {chr(byte): byte for byte in printable}
-    return alphabet | {chr(256 + place): byte for place, byte in enumerate(others)}
+    unused = dict.fromkeys(others, "\uffff")  # no byte: they are not written as themselves
+    return unused | {256 + place: chr(byte) for place, byte in enumerate(others)}
 
 
 _ALPHABET = _byte_level_alphabet()
@@ -115,6 +115,6 @@ _ALPHABET = _byte_level_alphabet()
 
 def _from_byte_level(token: str) -> bytes:
     try:
-        return bytes(_ALPHABET[character] for character in token)
-    except KeyError:  # not written in the alphabet: its own text, as the library has it
+        return token.translate(_ALPHABET).encode("latin-1")
+    except UnicodeEncodeError:  # not written in the alphabet: its own text, as the library has it
         return token.encode()
