@@ -168,6 +168,11 @@ class ChatCompletionRequest(GenerationRequest):
         return tuple(tool.to_template() for tool in self.tools)
 
     @property
+    def constraint_field(self) -> str:
+        """The field that the constraint comes from."""
+        return "tools" if self.offered_tools and not self.constraint else super().constraint_field
+
+    @property
     def num_logprobs(self) -> int | None:
         """Alternatives to each token that are wanted; None when no logprobs are."""
         return (self.top_logprobs or 0) if self.logprobs else None

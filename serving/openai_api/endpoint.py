@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
+from everloop.errors import DataError
 from serving.openai_api.choice import Prompt
 from serving.openai_api.errors import ApiError
 from serving.openai_api.generation import AdmittedRequest, Generation
@@ -50,9 +51,7 @@ def endpoint(
         version = api.version_named(body.model)
         _check_count(api, body)
         prompts, form = await admit(api, body, version)
-        for prompt in prompts:
-            if prompt.params.structured:  # compiling a grammar would hold every stream up
-                await asyncio.to_thread(version.check_request, prompt.token_ids, prompt.params)
+        await _compile_grammar(version, prompts[0], body)
         facts.model = version.manifest.tag
         admitted = AdmittedRequest(
             id=_ID_PREFIX[route] + uuid.uuid4().hex,
@@ -91,6 +90,16 @@ def _deadline(request: Request, api: ApiState) -> float | None:
             )
         limit = seconds if limit is None else min(limit, seconds)
     return None if limit is None else time.monotonic() + limit
+
+
+async def _compile_grammar(version: "LLMEngine", prompt: Prompt, body: GenerationRequest) -> None:
+    """Compile what the answer must be off the event loop, where it would hold every stream up."""
+    if prompt.params.structured is None:
+        return
+    try:
+        await asyncio.to_thread(version.check_request, prompt.token_ids, prompt.params)
+    except DataError as error:
+        raise ApiError(str(error), param=body.constraint_field) from error
 
 
 def _check_count(api: ApiState, body: GenerationRequest) -> None:

@@ -118,6 +118,11 @@ class GenerationRequest(RequestBody):
         return self.structured_outputs.structured if self.structured_outputs else self.structured
 
     @property
+    def constraint_field(self) -> str:
+        """The field that the constraint comes from."""
+        return "structured_outputs" if self.structured_outputs else "response_format"
+
+    @property
     def offered_tools(self) -> tuple[dict[str, Any], ...] | None:
         """The tools that the answer may call, as templates write them; None for none."""
         return None

@@ -301,7 +301,7 @@ class Answer(BaseModel):
 
 def test_official_client_parses_an_answer_into_its_type(real_client):
     reply = real_client.chat.completions.parse(
-        model="everloop", messages=ASK, max_tokens=100, response_format=Answer
+        model="everloop", messages=ASK, max_tokens=400, seed=1, response_format=Answer
     )
     assert isinstance(reply.choices[0].message.parsed, Answer)
 

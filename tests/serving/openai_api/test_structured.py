@@ -100,4 +100,13 @@ def test_real_model_keeps_to_it(real_http):
 def test_grammar_that_cannot_be_used_is_the_clients_error(real_http, wrong):
     reply = real_http.post(CHAT, json=BODY | {"structured_outputs": wrong})
     assert reply.status_code == 400
+    assert reply.json()["error"]["param"] == "structured_outputs"
     assert "cannot be used" in reply.json()["error"]["message"]
+
+
+def test_parameters_that_cannot_be_used_are_the_tools_fault(real_http):
+    tool = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "x"}}}}
+    fields = {"tools": [{"type": "function", "function": tool}], "tool_choice": "required"}
+    reply = real_http.post(CHAT, json=BODY | fields)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"] == "tools"
