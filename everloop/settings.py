@@ -9,7 +9,7 @@ import difflib
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -160,7 +160,7 @@ class RunFile:
             first = error.errors()[0]
             key = ".".join(str(part) for part in (name, *first["loc"]))
             if first["type"] == "extra_forbidden":
-                hint = _nearest(str(first["loc"][-1]), tuple(schema.model_fields))
+                hint = _nearest(str(first["loc"][-1]), _keys(schema, first["loc"][:-1]))
                 raise ConfigError(f"{self.name}: unknown key {key}{hint}") from error
             raise ConfigError(
                 f"{self.name}: {key}: {first['msg']}, got {first['input']!r}."
@@ -185,6 +185,17 @@ def _parse_override(text: str) -> tuple[str, list[str], Any]:
         return table, keys, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return table, keys, value.strip()
+
+
+def _keys(schema: type[Config], location: tuple[int | str, ...]) -> tuple[str, ...]:
+    """The keys of the table in a table that a location leads to."""
+    for part in location:
+        if isinstance(part, int):  # a place in an array of tables, whose schema was found before
+            continue
+        field = schema.model_fields[part].annotation
+        inner = [one for one in (field, *get_args(field)) if isinstance(one, type)]
+        schema = next(one for one in inner if issubclass(one, Config))
+    return tuple(schema.model_fields)
 
 
 def _nearest(word: str, known: tuple[str, ...]) -> str:

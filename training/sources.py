@@ -68,16 +68,22 @@ class Input:
     source: SourceConfig
 
 
-def find_inputs(sources: Sequence[SourceConfig], options: ReadOptions) -> list[Input]:
+def find_inputs(
+    sources: Sequence[SourceConfig], options: ReadOptions, where: str = "data.sources"
+) -> list[Input]:
     """List what the sources hold, in their order and by name within each.
 
     Args:
         options: of a source that has none of its own.
+        where: key that names the sources, for messages.
 
     Raises:
         DataError: a source is missing, or holds no file that can be read.
     """
-    return [found for source in sources for found in _inputs(source, _own(source, options))]
+    try:
+        return [found for source in sources for found in _inputs(source, _own(source, options))]
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
 
 
 def read_input(found: Input, seed: int) -> Iterator[Item]:
@@ -144,7 +150,7 @@ def _inputs(source: SourceConfig, options: ReadOptions) -> Iterator[Input]:
     kinds = [_kind(file, source) for file, _ in files]
     if not any(kinds):
         raise DataError(
-            f"data.sources: {source.path} holds no supported file; supported: "
+            f"{source.path} holds no supported file; supported: "
             f"{', '.join(SUFFIXES)}, plain or with {', '.join(COMPRESSED_SUFFIXES)} behind. "
             "Name the format of other files in [[data.source]]."
         )
@@ -174,7 +180,7 @@ def _find(path: str) -> list[tuple[str, int]]:
         matches = Path(local.anchor).glob(str(local.relative_to(local.anchor)))
         found = sorted(match for match in matches if match.is_file())
     if not found:
-        raise DataError(f"data.sources: {path} does not exist and matches no file.")
+        raise DataError(f"{path} does not exist and matches no file.")
     return [(str(file), file.stat().st_size) for file in found]
 
 
@@ -184,14 +190,14 @@ def _find_remote(url: str) -> list[tuple[str, int]]:
         is_pattern = any(sign in path for sign in "*?[")
         found = system.glob(path, detail=True) if is_pattern else system.find(path, detail=True)
     except (OSError, ValueError, ImportError) as error:
-        raise DataError(f"data.sources: {url} cannot be opened ({error}).") from error
+        raise DataError(f"{url} cannot be opened ({error}).") from error
     files = [
         (system.unstrip_protocol(name), int(entry.get("size") or 0))
         for name, entry in sorted(found.items())
         if entry["type"] == "file"
     ]
     if not files:
-        raise DataError(f"data.sources: {url} does not exist and matches no file.")
+        raise DataError(f"{url} does not exist and matches no file.")
     return files
 
 

@@ -91,7 +91,7 @@ def reporting(work: Path, progress: Callable[[int], None] | None) -> Iterator[No
 
 
 def _texts(path: str, options: ReadOptions) -> Iterator[str]:
-    for found in find_inputs([SourceConfig(path=path)], options):
+    for found in find_inputs([SourceConfig(path=path)], options, "data.decontamination.sets"):
         for item in read_input(found, seed=0):
             if isinstance(item, Document):
                 yield item.text

@@ -181,6 +181,8 @@ def test_build_dataset_drops_what_the_model_will_be_judged_by(
 ) -> None:
     evaluation = tmp_path / "eval.jsonl"
     evaluation.write_text(json.dumps({"text": sentence(7)}) + "\n")
+    with pytest.raises(DataError, match=r"data\.decontamination\.sets: gone\.jsonl does not exist"):
+        build(corpus, home, decontamination={"sets": {"houses": "gone.jsonl"}})
     info = build(corpus, home, decontamination={"sets": {"houses": str(evaluation)}})
     assert info.dropped["decontamination"] == {"houses": 1}
 
@@ -202,6 +204,10 @@ def test_table_reads_toml_and_names_an_unknown_key(tmp_path: Path) -> None:
     assert (table.sources, table.exclude_topics) == (("python-docs",), ("unittest",))
     with pytest.raises(ConfigError, match=r"data\.min_word; did you mean min_words"):
         RunFile.load(None, ("data.min_word=3",)).table("data", DataConfig)
+    with pytest.raises(ConfigError, match=r"duplicates\.similar; did you mean similarity"):
+        RunFile.load(None, ("data.duplicates.similar=1",)).table("data", DataConfig)
+    with pytest.raises(ConfigError, match=r"data\.source\.0\.licens; did you mean licence"):
+        RunFile.load(None, ('data.source=[{path = "a", licens = "b"}]',)).table("data", DataConfig)
     with pytest.raises(ConfigError, match=r"data\.source\.0: .* either a path or a dataset"):
         RunFile.load(None, ('data.source=[{name = "a"}]',)).table("data", DataConfig)
 
