@@ -63,7 +63,7 @@ class PrecisionReport(_Part):
         cache_bytes_per_token: of one sequence.
         tokens_per_second: decoding, by the number of rows that ran together; empty when nothing
             had to be chosen by speed.
-        prefill_tokens_per_second: of one prompt's first chunk.
+        prefill_tokens_per_second: of one prompt, in the middle of it.
         refusal: which limit it exceeds; None when it qualifies.
     """
 

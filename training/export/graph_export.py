@@ -207,8 +207,12 @@ class GraphExport:
     def _with_speeds(self, measured: Sequence[_Measured]) -> list[_Measured]:
         """Measure how fast the graphs are that keep their limits."""
         qualified = [one for one in measured if one.report.refusal is None]
-        chunk = min(self.config.max_query_len, self.max_model_len)
-        speeds = measure_speeds([one.graph for one in qualified], chunk, progress=self.progress)
+        speeds = measure_speeds(
+            [one.graph for one in qualified],
+            max_model_len=self.max_model_len,
+            max_query_len=self.config.max_query_len,
+            progress=self.progress,
+        )
         known = dict(zip((one.graph for one in qualified), speeds, strict=True))
         return [
             replace(

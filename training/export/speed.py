@@ -16,11 +16,13 @@ from training.export.session import ReferenceRunner, open_session
 
 DECODE_ROWS = (1, 8)
 _ROUNDS = 9
-_CONTEXT = 128  # tokens in the cache of a decoding row; of the chunk that a prefill adds
+_CHUNK = 128  # tokens that a prefill adds at once
+# Tokens in the cache of a decoding row, and before the chunk of a prefill: an int8 cache costs a
+# chunk the more, the more of it there is to read.
+_DECODE_CONTEXT = 128
+_PREFILL_CONTEXT = 512
 _SECONDS = 0.03  # of one graph's steps of one kind in one round
 _BEST_SHARE = 0.1
-
-_Work = Mapping[int, Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,50 +31,66 @@ class Speed:
 
     Attributes:
         decode: of all rows together, by their number.
-        prefill: of one row's first chunk.
+        prefill: of one row, in the middle of a long prompt.
     """
 
     decode: dict[int, float]
     prefill: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One batch: slot to new tokens, and the cached tokens of each row before it."""
+
+    work: Mapping[int, Sequence[int]]
+    context: int
+
+
 def measure_speeds(
-    graphs: Sequence[Path], max_chunk: int, *, progress: Progress | None = None
+    graphs: Sequence[Path],
+    *,
+    max_model_len: int,
+    max_query_len: int,
+    progress: Progress | None = None,
 ) -> list[Speed]:
     """Measure every graph in turn; only one is loaded at a time.
 
     Args:
         graphs: of one model.
-        max_chunk: tokens that a row may hold and add at once.
+        max_model_len: tokens that a row may hold.
+        max_query_len: tokens that a row may add at once.
         progress: shows the rounds.
     """
-    context = min(_CONTEXT, max_chunk)
-    works: list[_Work] = [{slot: [0] for slot in range(rows)} for rows in DECODE_ROWS]
-    works.append({0: [0] * context})
-    seconds: list[list[list[float]]] = [[[] for _ in works] for _ in graphs]
+    chunk = min(_CHUNK, max_query_len, max_model_len)
+    runs = [
+        _Run({slot: [0] for slot in range(rows)}, min(_DECODE_CONTEXT, max_model_len - 1))
+        for rows in DECODE_ROWS
+    ]
+    runs.append(_Run({0: [0] * chunk}, min(_PREFILL_CONTEXT, max_model_len - chunk)))
+    seconds: list[list[list[float]]] = [[[] for _ in runs] for _ in graphs]
     task = progress.add_task("Speed of the precisions", total=_ROUNDS) if progress else None
     for _ in range(_ROUNDS):
         for graph, found in zip(graphs, seconds, strict=True):
-            _run(graph, works, context, found)
+            _time(graph, runs, found)
         if progress is not None and task is not None:
             progress.advance(task)
-    return [
-        _speed([np.quantile(times, _BEST_SHARE) for times in found], context) for found in seconds
-    ]
+    return [_speed([np.quantile(times, _BEST_SHARE) for times in each], chunk) for each in seconds]
 
 
-def _run(graph: Path, works: Sequence[_Work], context: int, found: list[list[float]]) -> None:
+def _time(graph: Path, runs: Sequence[_Run], found: list[list[float]]) -> None:
     """Open a graph, warm it up, and add the seconds of some steps of each kind."""
-    runner = ReferenceRunner(open_session(graph), slots=max(DECODE_ROWS), capacity=2 * context)
-    for work, times in zip(works, found, strict=True):
-        runner.lengths[:] = context - 1 if len(work[0]) == 1 else 0
-        once = min(runner.time_step(work, 2))
-        times += runner.time_step(work, max(2, int(_SECONDS / once)))
+    capacity = max(run.context + len(run.work[0]) for run in runs)
+    runner = ReferenceRunner(open_session(graph), slots=max(DECODE_ROWS), capacity=capacity)
+    for run, times in zip(runs, found, strict=True):
+        runner.lengths[:] = 0
+        runner.lengths[: len(run.work)] = run.context
+        once = min(runner.time_step(run.work, 2))
+        times += runner.time_step(run.work, max(2, int(_SECONDS / once)))
 
 
-def _speed(seconds: Sequence[float], context: int) -> Speed:
+def _speed(seconds: Sequence[float], chunk: int) -> Speed:
     *decode, prefill = map(float, seconds)
     return Speed(
         decode={rows: rows / step for rows, step in zip(DECODE_ROWS, decode, strict=True)},
-        prefill=context / prefill,
+        prefill=chunk / prefill,
     )

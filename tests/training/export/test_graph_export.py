@@ -173,9 +173,9 @@ def test_run_of_auto_keeps_what_its_rule_says_of_what_it_measured(
 
 
 def test_run_of_auto_keeps_the_fastest(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def speeds(graphs: list[Path], max_chunk: int, progress: None) -> list[Speed]:
-        assert max_chunk == 32
-        return [Speed({1: 10.0 * (place == 2) + 1, 8: 8.0}, 1.0) for place in range(len(graphs))]
+    def speeds(graphs: list[Path], **limits: object) -> list[Speed]:
+        assert limits == {"max_model_len": 128, "max_query_len": 32, "progress": None}
+        return [Speed({1: 10.0 * (place == 2) + 1, 8: 8.0}, 50.0) for place in range(len(graphs))]
 
     monkeypatch.setattr("training.export.graph_export.measure_speeds", speeds)
 

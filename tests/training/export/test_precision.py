@@ -51,6 +51,15 @@ def test_choose_takes_the_fastest_by_both_numbers_of_rows() -> None:
     assert choose(reports) is reports[2]
 
 
+def test_choose_counts_the_prompt_with_the_answer() -> None:
+    reports = [
+        measured("int8/fp32", (100, 100), 4.0, prefill_tokens_per_second=400.0),  # 80 together
+        measured("int8/int8", (120, 120), 4.0, prefill_tokens_per_second=150.0),  # 67
+    ]
+
+    assert choose(reports) is reports[0]
+
+
 def test_choose_takes_the_least_loss_among_equal_speeds() -> None:
     reports = [
         measured("fp32/fp32", (100, 100), 4.0),

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from rich.progress import Progress
 
+from tests.tiny_model import make_tiny_version
 from training.export.speed import measure_speeds
 
 
@@ -13,7 +14,7 @@ def test_measure_speeds_times_every_graph_in_every_round(
     progress = Progress(disable=True)
     graph = tiny_version / "model.onnx"
 
-    speeds = measure_speeds([graph, graph], 32, progress=progress)
+    speeds = measure_speeds([graph, graph], max_model_len=128, max_query_len=32, progress=progress)
 
     assert len(speeds) == 2
     for speed in speeds:
@@ -21,3 +22,14 @@ def test_measure_speeds_times_every_graph_in_every_round(
         assert all(value > 0 for value in (*speed.decode.values(), speed.prefill))
     (task,) = progress.tasks
     assert (task.completed, task.total) == (2, 2)
+
+
+def test_measure_speeds_stays_within_the_positions_of_a_short_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.export.speed._ROUNDS", 1)
+    version = make_tiny_version(tmp_path, family="gpt2", max_model_len=48)
+
+    (speed,) = measure_speeds([version / "model.onnx"], max_model_len=48, max_query_len=256)
+
+    assert speed.prefill > 0
