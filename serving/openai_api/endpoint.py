@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
-from everloop.errors import DataError
+from everloop.errors import DataError, EngineStoppedError
 from serving.openai_api.choice import Prompt
 from serving.openai_api.errors import ApiError
 from serving.openai_api.generation import AdmittedRequest, Generation
@@ -47,29 +47,41 @@ def endpoint(
         api, facts = state_of(request), facts_of(request.scope)
         body = parse_body(await request.body(), schema, unsupported)
         facts.stream = bool(body.stream)
-        deadline = _deadline(request, api)
-        version = api.version_named(body.model)
         _check_count(api, body)
-        prompts, form = await admit(api, body, version)
-        await _compile_grammar(version, prompts[0], body)
-        facts.model = version.manifest.tag
-        admitted = AdmittedRequest(
-            id=_ID_PREFIX[route] + uuid.uuid4().hex,
-            route=route,
-            version=version,
-            prompts=prompts,
-            num_choices=body.num_choices,
-            num_candidates=body.num_candidates,
-            is_scoring=body.wanted_tokens == 0,
-            tenant=tenant_of(request.scope),
-            deadline=deadline,
-            metadata=body.labels,
-            tools=body.offered_tools,
-            keep_text=body.store is not False,
-        )
-        generation = Generation(api, admitted)
+        generation, form = await start(api, body, request)
+        facts.model = generation.model
         reply = Reply(generation, form, include_usage=body.include_usage)
         return GenerationResponse(api, generation, reply, stream=facts.stream)
+
+    async def start(api: ApiState, body: G, request: Request) -> tuple[Generation, ReplyForm]:
+        """Bind the request to the champion; once more, when another took its place meanwhile."""
+        deadline = _deadline(request, api)
+        while True:
+            version = api.version_named(body.model)
+            prompts, form = await admit(api, body, version)
+            await _compile_grammar(version, prompts[0], body)
+            admitted = AdmittedRequest(
+                id=_ID_PREFIX[route] + uuid.uuid4().hex,
+                route=route,
+                version=version,
+                prompts=prompts,
+                num_choices=body.num_choices,
+                num_candidates=body.num_candidates,
+                is_scoring=body.wanted_tokens == 0,
+                tenant=tenant_of(request.scope),
+                deadline=deadline,
+                metadata=body.labels,
+                tools=body.offered_tools,
+                keep_text=body.store is not False,
+            )
+            generation = Generation(api, admitted)
+            try:
+                await generation.start()
+            except EngineStoppedError:
+                if api.engine.current is version:
+                    raise
+            else:
+                return generation, form
 
     return handle
 

@@ -6,12 +6,12 @@ It knows the engine and the recorder, not HTTP: how answers are sent is in strea
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from everloop.errors import EngineStoppedError, StoreError
+from everloop.errors import EngineStoppedError, EverloopError, StoreError
 from everloop.records import Interaction
 from serving.openai_api.choice import Choice, Prompt
 from serving.openai_api.errors import ApiError
@@ -22,6 +22,7 @@ from serving.openai_api.state import ApiState
 
 if TYPE_CHECKING:
     from serving.engine.llm_engine import LLMEngine
+    from serving.engine.output_stream import OutputStream
     from serving.engine.sequence import RequestOutput
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class Generation:
         self._api = api
         self._arrival = time.monotonic()
         self._is_recorded = False
+        self._streams: list[OutputStream] = []
         self._candidates = [
             Choice(
                 index=number * request.num_candidates + index,
@@ -102,19 +104,34 @@ class Generation:
             prompt_tokens_details=PromptTokensDetails(cached_tokens=cached),
         )
 
+    async def start(self) -> None:
+        """Hand every answer to the engine.
+
+        Raises:
+            PromptTooLongError, QueueFullError, DataError: the engine does not take it.
+            EngineStoppedError: it is stopping, or has another version now.
+        """
+        try:
+            for choice in self._candidates:
+                self._streams.append(self._generate(choice))
+        except EverloopError:
+            for stream in self._streams:
+                await stream.aclose()
+            raise
+
     async def outputs(self) -> "AsyncGenerator[tuple[Choice, RequestOutput], None]":
-        """Generate; each item is what one step of the engine added to one choice.
+        """Read what was started; each item is what one step of the engine added to one choice.
 
         Closing this generator frees the request's places in the engine at its next step.
 
         Raises:
-            PromptTooLongError, QueueFullError, DataError: before the first item.
             EngineStoppedError: the engine could not go on.
             ApiError: no token came in time, or the deadline has passed.
         """
         async with AsyncExitStack() as stack:
-            streams = [self._start(choice, stack) for choice in self._candidates]
-            merged = await stack.enter_async_context(aclosing(merge(streams)))
+            for stream in self._streams:
+                stack.push_async_callback(stream.aclose)
+            merged = await stack.enter_async_context(aclosing(merge(self._streams)))
             item = await self._first(merged)
             while item is not None:
                 choice = self._candidates[item[0]]
@@ -141,9 +158,9 @@ class Generation:
         except StoreError as error:
             logger.warning("request=%s not recorded: %s", self.request.id, error)
 
-    def _start(self, choice: Choice, stack: AsyncExitStack) -> "AsyncIterator[RequestOutput]":
+    def _generate(self, choice: Choice) -> "OutputStream":
         request = self.request
-        stream = self._api.engine.generate(
+        return self._api.engine.generate(
             choice.prompt.token_ids,
             choice.params,
             choice.request_id,
@@ -151,8 +168,6 @@ class Generation:
             tenant=request.tenant,
             deadline=request.deadline,
         )
-        stack.push_async_callback(stream.aclose)
-        return stream
 
     async def _first(
         self, merged: "AsyncGenerator[tuple[int, RequestOutput], None]"

@@ -10,7 +10,7 @@ from everloop.records import Message
 from serving.engine.sequence import RequestOutput, TokenLogprobs
 from serving.engine.vocabulary import Vocabulary
 from serving.openai_api.config import ServerConfig
-from tests.serving.fakes import byte_tokenizer, wait_until
+from tests.serving.fakes import ScriptedVersion, byte_tokenizer, wait_until
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 ASK = {"model": "everloop", "messages": [{"role": "user", "content": "Hi"}]}
@@ -135,6 +135,23 @@ def test_request_that_is_refused_in_the_middle_leaves_nothing_behind(http, engin
     assert http.post(CHAT, json=ASK | {"n": 4}).status_code == 503
     assert len(asked) == 3
     assert engine.requests == []  # none of the first two had been asked for a token
+
+
+def test_request_that_a_swap_overtakes_goes_to_the_new_champion(http, engine, recorder):
+    """Between reading a request and starting it, another version may have taken over."""
+    start, successor = engine.generate, ScriptedVersion(tag="everloop:v20261124101600-def456")
+
+    def generate(prompt, params, request_id, version=None, **fields):
+        if version is not successor:
+            engine.current = successor
+            raise EngineStoppedError("no such model version is loaded")
+        return start(prompt, params, request_id, version, **fields)
+
+    engine.generate = generate
+    reply = http.post(CHAT, json=ASK)
+    assert reply.status_code == 200
+    assert reply.json()["model"] == successor.tag
+    assert [row.model_version for row in recorder.interactions] == [successor.tag]
 
 
 class TestBound:
