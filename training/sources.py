@@ -21,6 +21,7 @@ from training import python_docs
 from training.corpus import Item
 from training.reading.compressed import COMPRESSED_SUFFIXES, content_suffix
 from training.reading.options import Format, ReadOptions, make_dropped
+from training.reading.spans import Span, split_lines
 
 SUFFIXES: dict[str, Format] = {
     ".txt": "text", ".md": "text", ".markdown": "text", ".rst": "text", ".jsonl": "jsonl",
@@ -59,6 +60,7 @@ class Input:
     Attributes:
         kind: its format, python-docs, hub, or None for a file of another type.
         size_bytes: as it lies there; 0 where that is not known.
+        span: the part of the file that is meant; None for the whole.
     """
 
     location: str
@@ -66,6 +68,18 @@ class Input:
     size_bytes: int
     options: ReadOptions
     source: SourceConfig
+    span: Span | None = None
+
+    def divided(self, span_bytes: float) -> "list[Input]":
+        """The parts of a large file of JSON lines; itself where it is small or of another kind."""
+        is_local = self.kind == "jsonl" and Path(self.location).is_file()
+        is_packed = PurePosixPath(self.location).suffix.lower() in COMPRESSED_SUFFIXES
+        if not is_local or is_packed or self.size_bytes < 2 * span_bytes:
+            return [self]
+        return [
+            replace(self, span=span, size_bytes=span.end - span.start)
+            for span in split_lines(Path(self.location), span_bytes)
+        ]
 
 
 def find_inputs(
@@ -107,7 +121,9 @@ def _reader(found: Input) -> Callable[[str, ReadOptions], Iterator[Item]]:
         case "text":
             from training.reading.text import read_text as reader
         case "jsonl":
-            from training.reading.jsonl import read_jsonl as reader
+            from training.reading.jsonl import read_jsonl
+
+            return partial(read_jsonl, span=found.span)
         case "csv":
             from training.reading.tables import read_csv as reader
         case "parquet":

@@ -196,11 +196,13 @@ def _repeated(
 def deal(inputs: Sequence[Input], task_bytes: float) -> list[list[Input]]:
     """Divide the inputs into tasks: runs of neighbours, each full at `task_bytes`.
 
+    Large files of JSON lines are divided as well; others are one task each.
+
     Neighbours, so that what is kept of two duplicates does not depend on the size of a task.
     """
     shares: list[list[Input]] = [[]]
     size = 0
-    for found in inputs:
+    for found in (part for whole in inputs for part in whole.divided(task_bytes)):
         if shares[-1] and size + found.size_bytes > task_bytes:
             shares.append([])
             size = 0

@@ -17,6 +17,7 @@ import fsspec
 import zstandard
 
 from everloop.errors import DataError
+from training.reading.spans import Span
 
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 _UTF8_MARK = b"\xef\xbb\xbf"
@@ -43,20 +44,36 @@ def opened(location: str) -> Iterator[BinaryIO]:
         raise DataError(f"{location} cannot be read ({error.strerror or error}).") from error
 
 
-def read_lines(location: str) -> Iterator[bytes]:
+def read_lines(location: str, span: Span | None = None) -> Iterator[bytes]:
     r"""Read a file line by line, each without its end of line.
+
+    Args:
+        span: part of an uncompressed file; the whole of it if absent.
 
     Raises:
         DataError: as `opened`, or the file is binary.
     """
     with opened(location) as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in _numbered(file, span):
             if b"\0" in line:
                 raise DataError(
                     f"{location}: line {number} holds a zero byte, so this is no UTF-8 text. "
                     "Remove the file or convert it."
                 )
             yield (line.removeprefix(_UTF8_MARK) if number == 1 else line).rstrip(b"\r\n")
+
+
+def _numbered(file: BinaryIO, span: Span | None) -> Iterator[tuple[int, bytes]]:
+    if span is None:
+        yield from enumerate(file, start=1)
+        return
+    left = span.end - span.start
+    file.seek(span.start)
+    for number, line in enumerate(file, start=span.first_line):
+        yield number, line
+        left -= len(line)
+        if left <= 0:
+            return
 
 
 def content_suffix(location: str) -> str:

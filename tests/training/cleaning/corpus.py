@@ -30,8 +30,9 @@ def write_corpus(folder: Path, files: int = 4, texts: int = 12) -> Path:
 
 
 def config(folder: Path, **executor: object) -> DataConfig:
-    """One task for every file."""
-    table = {"task_megabytes": 1e-6, **executor}
+    """One task for every file: two do not fit into one, and none is large enough to be divided."""
+    largest = max(path.stat().st_size for path in folder.iterdir())
+    table = {"task_megabytes": 0.75e-6 * largest, **executor}
     return DataConfig.model_validate(
         {"sources": [str(folder)], "licence": "MIT", "validation_share": 0.2, "executor": table}
     )

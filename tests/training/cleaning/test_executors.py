@@ -32,6 +32,15 @@ def test_tasks_do_not_change_the_result(folder: Path, home: Home) -> None:
     assert many.masked == {"email": 3}
 
 
+def test_parts_of_one_file_do_not_change_the_result(tmp_path: Path, home: Home) -> None:
+    folder = write_corpus(tmp_path / "corpus", files=1)
+    size = (folder / "0.jsonl").stat().st_size
+    whole = build_dataset(config(folder, task_megabytes=64.0), Home(home.root / "one"))
+    assert build_dataset(config(folder, task_megabytes=size / 4e6), home).id == whole.id
+    rows = (home.data / whole.id / "documents.jsonl").read_bytes()
+    assert rows == (home.root / "one" / "data" / whole.id / "documents.jsonl").read_bytes()
+
+
 @pytest.mark.slow
 def test_processes_give_the_same_dataset(folder: Path, home: Home) -> None:
     expected = build_dataset(config(folder), Home(home.root / "one"))
