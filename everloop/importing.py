@@ -46,17 +46,21 @@ def import_checkpoint(
         RefusedError: the graph differs from torch, or a precision loses too much.
     """
     from training.export.architecture import read_architecture
+    from training.export.special_tokens import read_special_tokens
+    from training.export.tokenizer_files import read_chat_template
     from training.export.version import export_checkpoint
     from training.export.weights import weight_files
 
     if not checkpoint.is_dir():
         raise ArtifactError(f"{checkpoint} is no folder. Name the folder that holds config.json.")
-    weight_files(checkpoint)
+    weight_files(checkpoint)  # what can be refused is refused before anything is measured
     longest = read_architecture(checkpoint).max_seq_len
     config = run.table("export", ExportConfig)
     windows = comparison_windows(
         home, checkpoint, EXPORT_WINDOWS, place=text, max_context=config.max_model_len
     )
+    read_chat_template(checkpoint)
+    read_special_tokens(checkpoint)
     length = config.max_model_len or min(longest, DEFAULT_MAX_MODEL_LEN)
     named = {} if "name" in run.values.get("export", {}) else {"name": name_of(checkpoint)}
     config = config.model_copy(update={"max_model_len": length, **named})

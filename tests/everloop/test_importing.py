@@ -139,6 +139,10 @@ def test_import_measures_on_python_docs_without_a_text(home: Home, checkpoint: P
         (lambda folder: (folder / "config.json").unlink(), r"config\.json is missing"),
         (lambda folder: (folder / "tokenizer.json").unlink(), r"tokenizer\.json is missing"),
         (
+            lambda folder: (folder / "chat_template.jinja").write_text("{% if %}"),
+            "the chat template does not compile",
+        ),
+        (
             lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
             "holds pickled weights",
         ),

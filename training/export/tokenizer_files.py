@@ -71,13 +71,24 @@ def copy_tokenizer(checkpoint: Path, folder: Path, vocab_size: int) -> None:
         shutil.copyfile(checkpoint / TOKENIZER_FILE, folder / TOKENIZER_FILE)
     if (checkpoint / CONFIG_FILE).is_file():
         shutil.copyfile(checkpoint / CONFIG_FILE, folder / CONFIG_FILE)
-    template = _chat_template(checkpoint)
+    template = read_chat_template(checkpoint)
     if template is not None:
-        ChatTemplate(template)
         (folder / CHAT_TEMPLATE_FILE).write_text(template, encoding="utf-8")
 
 
-def _chat_template(checkpoint: Path) -> str | None:
+def read_chat_template(checkpoint: Path) -> str | None:
+    """Find a checkpoint's chat template: in a file of its own, or in the tokenizer's config.
+
+    Raises:
+        ArtifactError: it does not compile.
+    """
+    template = _template_text(checkpoint)
+    if template is not None:
+        ChatTemplate(template)
+    return template
+
+
+def _template_text(checkpoint: Path) -> str | None:
     path = checkpoint / CHAT_TEMPLATE_FILE
     if path.is_file():
         return path.read_text(encoding="utf-8")
