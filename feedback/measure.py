@@ -48,6 +48,10 @@ def answer_questions(
     engine = LLMEngine.load(version.path, EngineConfig(num_threads=num_threads))
     encoder = PromptEncoder(engine.tokenizer, engine.chat_template)
     longest = version.manifest.max_model_len - max_tokens
-    prompts = [encoder.encode_chat(row.messages[:-1])[-longest:] for row in rows if row.messages]
+    prompts = [
+        encoder.encode_chat(row.messages[:-1], row.tools or ())[-longest:]
+        for row in rows
+        if row.messages
+    ]
     params = SamplingParams(max_tokens=max_tokens, temperature=0.0)
     return [result.text for result in engine.generate(prompts, params)]
