@@ -78,10 +78,11 @@ def cut_windows(
 
 def _windows(text: str, tokenizer: Tokenizer, width: int) -> Iterator[_Window]:
     encoding = tokenizer.encode(text, add_special_tokens=False)
-    for first in range(0, len(encoding.ids) - width + 1, width):
+    ids, offsets = encoding.ids, encoding.offsets  # each access makes a list of all
+    for first in range(0, len(ids) - width + 1, width):
         last = first + width - 1
-        passage = text[encoding.offsets[first][0] : encoding.offsets[last][1]]
-        yield _Window(encoding.ids[first : last + 1], len(passage.encode("utf-8")))
+        passage = text[offsets[first][0] : offsets[last][1]]
+        yield _Window(ids[first : last + 1], len(passage.encode("utf-8")))
 
 
 def _start(tokenizer: Tokenizer) -> list[int]:
