@@ -11,6 +11,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from everloop.errors import EngineStoppedError
 from serving.openai_api.completion_request import Prompts
 from serving.openai_api.errors import ApiError
 from serving.openai_api.observer import facts_of
@@ -39,8 +40,21 @@ async def create_embeddings(request: Request) -> Response:
     """Give one vector for each input."""
     api, facts = state_of(request), facts_of(request.scope)
     body = parse_body(await request.body(), EmbeddingRequest, EMBEDDINGS)
-    version = api.version_named(body.model)
-    facts.model = version.manifest.tag
+    while True:
+        version = api.version_named(body.model)
+        facts.model = version.manifest.tag
+        try:
+            reply = await _reply(api, body, version, request)
+        except EngineStoppedError:
+            if api.engine.current is version:
+                raise  # else a swap has overtaken the request, which begins again
+        else:
+            return Response(reply.to_json(), media_type="application/json")
+
+
+async def _reply(
+    api: ApiState, body: EmbeddingRequest, version: "LLMEngine", request: Request
+) -> EmbeddingList:
     _check(api, body, version)
     encoder = await api.encoder_for(version)
     vocab_size = version.manifest.vocab_size
@@ -48,18 +62,18 @@ async def create_embeddings(request: Request) -> Response:
     work = _embed(api, version, inputs, tenant_of(request.scope))
     vectors = await unless_disconnected(request.receive, work)
     count = sum(map(len, inputs))
-    reply = EmbeddingList(
+    data = [
+        EmbeddingItem(
+            object="embedding", index=index, embedding=_written(vector, body.encoding_format)
+        )
+        for index, vector in enumerate(vectors)
+    ]
+    return EmbeddingList(
         object="list",
-        data=[
-            EmbeddingItem(
-                object="embedding", index=index, embedding=_written(vector, body.encoding_format)
-            )
-            for index, vector in enumerate(vectors)
-        ],
+        data=data,
         model=version.manifest.tag,
         usage=EmbeddingUsage(prompt_tokens=count, total_tokens=count),
     )
-    return Response(reply.to_json(), media_type="application/json")
 
 
 def _check(api: ApiState, body: EmbeddingRequest, version: "LLMEngine") -> None:

@@ -5,12 +5,13 @@ import base64
 import struct
 
 import httpx
+import numpy as np
 import openai
 import pytest
 
 from everloop.errors import EngineStoppedError
 from tests.serving.conftest import make_client
-from tests.serving.fakes import wait_until
+from tests.serving.fakes import ScriptedVersion, wait_until
 
 PATH = "/v1/embeddings"
 MODEL = {"model": "everloop"}
@@ -112,6 +113,22 @@ def test_leaving_ends_the_work(url, http, engine):
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(url + PATH, json=MODEL | {"input": ["a", "b"]}, timeout=0.3, trust_env=False)
     assert wait_until(lambda: len(ended) == 2)
+
+
+def test_request_that_a_swap_overtakes_goes_to_the_new_champion(http, engine):
+    engine.current.has_hidden_states = True
+    successor = ScriptedVersion(tag="everloop:v20261124101600-def456", has_hidden_states=True)
+
+    async def embed(prompt_token_ids, request_id, version=None, *, tenant=""):
+        if version is not successor:
+            engine.current = successor
+            raise EngineStoppedError("no such model version is loaded")
+        return np.array([3, 0, 4, 0], np.float32)
+
+    engine.embed = embed
+    reply = http.post(PATH, json=MODEL | {"input": "a", "encoding_format": "float"}).json()
+    assert reply["model"] == successor.tag
+    assert reply["data"][0]["embedding"] == pytest.approx([0.6, 0, 0.8, 0])
 
 
 def test_failure_of_one_is_the_failure_of_all(http, engine):
