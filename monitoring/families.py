@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 GENERATING_ROUTES = ("chat", "completions")  # the only ones that a model version answers
-ROUTES = (*GENERATING_ROUTES, "models", "feedback", "other")
+ROUTES = (*GENERATING_ROUTES, "embeddings", "tokenize", "models", "feedback", "other")
 STATUSES = ("ok", "client_abort", "timeout", "rejected", "error")
 FINISH_REASONS = ("stop", "length", "abort", "timeout", "error")
 RATINGS = ("positive", "negative", "comment", "demonstration", "other")
@@ -61,6 +61,11 @@ _COUNTERS = {
         "Prompt tokens looked up in the prefix cache.",
     ),
     "prefix_hits": ("llm_prefix_cache_hits", "Prompt tokens found in the prefix cache."),
+    "draft_tokens": ("llm_spec_decode_num_draft_tokens", "Tokens drafted and checked."),
+    "accepted_tokens": (
+        "llm_spec_decode_num_accepted_tokens",
+        "Drafted tokens that became part of an answer.",
+    ),
     "aborted": ("llm_aborted_requests", "Requests whose client left before the end."),
 }
 _GAUGES = {
@@ -94,6 +99,8 @@ class Counters:
     generation_tokens: Counter
     prefix_queries: Counter
     prefix_hits: Counter
+    draft_tokens: Counter
+    accepted_tokens: Counter
     aborted: Counter
 
 

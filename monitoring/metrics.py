@@ -91,6 +91,12 @@ class Metrics:
         """Count a later token."""
         self._of(model).histograms.inter_token.observe(seconds)
 
+    def drafted(self, model: str, draft_tokens: int, accepted_tokens: int) -> None:
+        """Count the drafts of one step, and those that stood."""
+        counters = self._of(model).counters
+        counters.draft_tokens.inc(draft_tokens)
+        counters.accepted_tokens.inc(accepted_tokens)
+
     def finished(
         self,
         model: str,

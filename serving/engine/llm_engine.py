@@ -6,6 +6,7 @@ Synchronous, without threads and without asyncio: whoever calls `step` owns the 
 import logging
 import time
 from collections.abc import Sequence as Many
+from dataclasses import replace
 from pathlib import Path
 
 from everloop.errors import EngineError
@@ -27,6 +28,7 @@ from serving.engine.sequence_factory import SequenceFactory
 from serving.engine.speculation import Drafter
 from serving.engine.step_times import StepTimes
 from serving.engine.vocabulary import Vocabulary
+from serving.engine.warm_up import WarmUp
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +94,8 @@ class LLMEngine:
         manifest = verify(folder)
         check_memory(folder, manifest, config, loaded_bytes)
         engine = cls(folder, manifest, config, SilentObserver())
-        engine._run_probe(0, min(config.max_num_batched_tokens, manifest.max_query_len))
+        warm_up = WarmUp(engine._model_runner, engine._factory, engine._times)
+        warm_up.run(config.max_num_seqs, config.max_num_batched_tokens, manifest.max_query_len)
         check_golden(engine.generate, folder)
         engine._cache.clear()
         if observer:
@@ -242,7 +245,7 @@ class LLMEngine:
         for row, new in zip(rows, sampled, strict=True):
             if new.error:
                 logger.error("request failed version=%s: %s", self._tag, new.error)
-                outputs.append(self._end(row.sequence, "error", now))
+                outputs.append(replace(self._end(row.sequence, "error", now), error=new.error))
                 continue
             rejected = max(row.num_sampled - 1, 0) - new.num_accepted
             row.sequence.num_computed_tokens += len(row.token_ids) - rejected
@@ -267,20 +270,15 @@ class LLMEngine:
         self._requests.remove(sequence)
 
     def _fail(self, rows: list[ScheduledRow]) -> list[RequestOutput]:
-        slot = rows[0].sequence.slot or 0
+        probe = self._factory.make_probe(rows[0].sequence.slot or 0, 1)
         now = time.monotonic()
         outputs = [self._end(row.sequence, "error", now) for row in rows]
         try:
-            self._run_probe(slot, 1)
+            self._model_runner.run([ScheduledRow(probe, probe.token_ids, 1)])
         except EngineError:
             logger.warning("session refuses further runs, opening it again version=%s", self._tag)
             self._model_runner.reopen()
         return outputs
-
-    def _run_probe(self, slot: int, num_tokens: int) -> None:
-        """Run padding in a free slot: to warm the session up, or to see whether it still works."""
-        probe = self._factory.make_probe(slot, num_tokens)
-        self._model_runner.run([ScheduledRow(probe, probe.token_ids, 1)])
 
     def _observe(self, observer: EngineObserver) -> None:
         self._observer = observer

@@ -26,6 +26,9 @@ class EngineObserver(Protocol):
     def inter_token(self, model: str, seconds: float) -> None:
         """Time between two successive tokens of a request."""
 
+    def drafted(self, model: str, draft_tokens: int, accepted_tokens: int) -> None:
+        """A step checked tokens that were drafted, and this many stood."""
+
     def finished(
         self,
         model: str,
@@ -55,6 +58,9 @@ class SilentObserver:
         """Ignore the event."""
 
     def inter_token(self, model: str, seconds: float) -> None:
+        """Ignore the event."""
+
+    def drafted(self, model: str, draft_tokens: int, accepted_tokens: int) -> None:
         """Ignore the event."""
 
     def finished(

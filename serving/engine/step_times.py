@@ -8,7 +8,7 @@ price of a draft.
 import math
 
 # Until decode has been timed, and so that a prompt always gets on.
-_FIRST_CHUNK = 64
+_FIRST_CHUNK = 16
 _LEAST_CHUNK = 4
 _CHUNK_MULTIPLE = 4  # few different chunks, so that the shapes of runs repeat
 
@@ -67,6 +67,17 @@ class MediansBySize:
         nearest = min(self._medians, key=lambda known: abs(known - size))
         return self._medians[nearest].value
 
+    def between(self, size: int) -> float | None:
+        """The median of this size, or on the line between its known neighbours."""
+        if size in self._medians:
+            return self._medians[size].value
+        below = max((known for known in self._medians if known <= size), default=None)
+        above = min((known for known in self._medians if known >= size), default=None)
+        if below is None or above is None or below == above:
+            return self.get(size)
+        low, high = self._medians[below].value, self._medians[above].value
+        return low + (high - low) * (size - below) / (above - below)
+
     def scale(self, size: int, factor: float) -> None:
         """Multiply the median of a size, if it is known."""
         if size in self._medians:
@@ -95,7 +106,7 @@ class StepTimes:
                 self._prompt_token.add(0, seconds / num_prompt_tokens)
         elif not num_prompt_tokens and not num_drafts:
             self._decode.add(num_decoding, seconds)
-        elif (decode := self._decode.get(num_decoding)) is not None:
+        elif (decode := self._decode.between(num_decoding)) is not None:
             extra = max(seconds - decode, 0.0)
             if num_prompt_tokens:
                 self._prompt_token.add(1, extra / num_prompt_tokens)
@@ -106,7 +117,7 @@ class StepTimes:
         """Prompt tokens that a step may run beside decoding rows; None for any number."""
         if not num_decoding:
             return None
-        decode, token = self._decode.get(num_decoding), self._prompt_token.get(1)
+        decode, token = self._decode.between(num_decoding), self._prompt_token.get(1)
         if decode is None or not token:
             return _FIRST_CHUNK
         limit = int((self._max_slowdown - 1) * decode / token)
@@ -118,7 +129,7 @@ class StepTimes:
         The first costs most: a matrix product of several rows takes another path than one of one
         row. All prices are infinite until something was timed.
         """
-        decode = self._decode.get(num_decoding)
+        decode = self._decode.between(num_decoding)
         if not decode:
             return [math.inf] * longest
         drafts = range(1, longest + 1)

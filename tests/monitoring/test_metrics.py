@@ -38,6 +38,7 @@ def busy(metrics: Metrics) -> Metrics:
     metrics.scheduled(TAG, 0.002, 40, 32)
     metrics.first_token(TAG, 0.05, 0.048)
     metrics.inter_token(TAG, 0.004)
+    metrics.drafted(TAG, 4, 3)
     metrics.finished(TAG, "stop", 40, 12, 0.044)
     metrics.request("chat", TAG, "ok", True, 0.1)
     metrics.feedback("positive")
@@ -88,6 +89,16 @@ def test_scheduled_counts_prompt_and_reused_tokens(
     assert registry.get_sample_value("llm_prefix_cache_queries_total", labels) == 50
     assert registry.get_sample_value("llm_prefix_cache_hits_total", labels) == 32
     assert registry.get_sample_value("llm_queue_time_seconds_sum", labels) == pytest.approx(0.006)
+
+
+def test_drafted_counts_drafts_and_those_that_stood(
+    metrics: Metrics, registry: CollectorRegistry
+) -> None:
+    metrics.drafted(TAG, 4, 3)
+    metrics.drafted(TAG, 2, 0)
+    labels = {"model": TAG}
+    assert registry.get_sample_value("llm_spec_decode_num_draft_tokens_total", labels) == 6
+    assert registry.get_sample_value("llm_spec_decode_num_accepted_tokens_total", labels) == 3
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,9 @@ class RecordingObserver:
         self.events.append(("inter_token",))
         self.gate.wait(30)
 
+    def drafted(self, model: str, draft_tokens: int, accepted_tokens: int) -> None:
+        self.events.append(("drafted", draft_tokens, accepted_tokens))
+
     def finished(
         self,
         model: str,

@@ -18,6 +18,7 @@ from serving.engine.config import EngineConfig
 from serving.engine.llm_engine import LLMEngine
 from serving.engine.sampling_params import SamplingParams
 from serving.engine.sequence import GenerationResult, RequestOutput
+from serving.engine.step_times import StepTimes
 from tests.serving.engine.conftest import RecordingObserver
 
 Load = Callable[..., LLMEngine]
@@ -409,6 +410,73 @@ def test_observer_hears_every_event(load: Load, observer: RecordingObserver) -> 
     assert observer.named("step") == [(1,), (2,), (2,), (2,)]
     assert observer.named("load")[0] == (1, 1, 0.5)
     assert observer.named("load")[-1] == (0, 0, 0.0)
+
+
+@pytest.fixture
+def free_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drafts that cost nothing, so that every one that is found is made."""
+    monkeypatch.setattr(StepTimes, "draft_prices", lambda _, rows, longest: [0.0] * longest)
+
+
+_LOOP = [*range(60, 72)] * 3  # a prompt that repeats itself
+
+
+@pytest.mark.usefixtures("free_drafts")
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(max_tokens=40, temperature=0.0, ignore_eos=True),
+        SamplingParams(max_tokens=40, temperature=0.3, seed=3, logprobs=2),
+        SamplingParams(max_tokens=40, temperature=0.4, top_p=0.6, seed=3, stop=("qu", "xy")),
+        SamplingParams(max_tokens=40, temperature=0.0, frequency_penalty=0.2, ignore_eos=True),
+        SamplingParams(max_tokens=40, temperature=0.0, min_tokens=30),
+    ],
+)
+def test_drafts_change_no_answer(
+    load: Load, observer: RecordingObserver, params: SamplingParams
+) -> None:
+    prompts = [_LOOP, _prompt(1, 20) * 2, _prompt(2, 5), _LOOP[5:]]
+    drafting = load(observer, speculation="auto", max_draft_tokens=6)
+    results = drafting.generate(prompts, params)
+    assert results == load().generate(prompts, params)
+    assert sum(drafted for drafted, _ in observer.named("drafted")) > 0
+
+
+@pytest.mark.usefixtures("free_drafts")
+def test_drafts_that_stand_save_steps(load: Load, observer: RecordingObserver) -> None:
+    engine = load(observer, speculation="auto")
+    params = SamplingParams(max_tokens=60, temperature=0.0, ignore_eos=True)
+    engine.generate([_LOOP], params)  # greedy answers of a small model fall into a loop
+    accepted = sum(accepted for _, accepted in observer.named("drafted"))
+    assert accepted > 20
+    # Two steps for the prompt, and each token comes from a draft or a step of its own.
+    assert len(observer.named("step")) == 1 + 60 - accepted
+    assert len(observer.named("inter_token")) == 59
+
+
+@pytest.mark.usefixtures("free_drafts")
+def test_prefix_behind_rejected_drafts_is_what_was_answered(load: Load) -> None:
+    engine = load(speculation="auto")
+    params = SamplingParams(max_tokens=30, temperature=1.0, seed=5, ignore_eos=True)
+    [answer] = engine.generate([_LOOP], params)
+    longer = [*_LOOP, *answer.token_ids, 7, 8]
+    assert engine.generate([longer], GREEDY) == [_alone(load, longer, GREEDY)]
+
+
+@pytest.mark.usefixtures("free_drafts")
+def test_failed_step_with_drafts_ends_its_rows_and_the_engine_goes_on(load: Load) -> None:
+    engine = load(speculation="auto")
+    prompt, long = _LOOP, _prompt(3, 90)
+    engine.add_request("bad", prompt, SamplingParams(max_tokens=60, temperature=0.0))
+    for _ in range(8):
+        engine.step()
+    engine.add_request("chunked", long, GREEDY)
+    runner = engine._model_runner
+    runner._session = _BrokenSession(runner._session)
+    results = _run(engine)
+    assert {result.finish_reason for result in results.values()} == {"error"}
+    assert engine._cache.num_free_slots == 4
+    assert engine.generate([long], GREEDY) == [_alone(load, long, GREEDY)]
 
 
 def test_golden_check_is_not_observed_and_leaves_no_prefix(

@@ -54,12 +54,12 @@ def test_schedule_cuts_a_prompt_into_chunks_of_the_greatest_width() -> None:
 
 
 def test_schedule_decodes_first_and_fills_the_budget_with_prompts() -> None:
-    scheduler = _scheduler(budget=20)
+    scheduler = _scheduler(budget=17)
     scheduler.add(_sequence("a", 4))
     _advance(scheduler.schedule())
     scheduler.add(_sequence("b", 12))
     scheduler.add(_sequence("c", 12))
-    assert _plan(scheduler.schedule()) == [[("a", 1), ("b", 12), ("c", 7)]]
+    assert _plan(scheduler.schedule()) == [[("a", 1), ("b", 12), ("c", 4)]]
 
 
 def test_schedule_goes_on_with_a_begun_prompt_before_admitting_another() -> None:

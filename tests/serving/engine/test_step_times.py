@@ -36,6 +36,14 @@ def test_medians_of_an_unknown_size_are_those_of_the_nearest() -> None:
     assert [medians.get(size) for size in (1, 3, 6, 8, 30)] == [10.0, 10.0, 20.0, 20.0, 20.0]
 
 
+def test_medians_between_two_known_sizes_lie_on_a_line() -> None:
+    medians = MediansBySize()
+    assert medians.between(3) is None
+    medians.add(1, 10.0)
+    medians.add(8, 24.0)
+    assert [medians.between(size) for size in (1, 3, 8, 30)] == [10.0, 14.0, 24.0, 24.0]
+
+
 @pytest.fixture
 def times() -> StepTimes:
     """Decode takes 10 ms a step, a prompt's token beside it 0.25 ms."""
@@ -61,7 +69,7 @@ def test_max_prompt_tokens_never_stop_a_prompt(times: StepTimes) -> None:
 
 
 def test_max_prompt_tokens_start_small() -> None:
-    assert StepTimes(2.5).max_prompt_tokens(1) == 64
+    assert StepTimes(2.5).max_prompt_tokens(1) == 16
 
 
 def test_draft_prices_are_in_tokens_of_the_same_time(times: StepTimes) -> None:
@@ -71,7 +79,9 @@ def test_draft_prices_are_in_tokens_of_the_same_time(times: StepTimes) -> None:
     assert times.draft_prices(4, 5) == pytest.approx([1.6, 1.6, 0.6, 0.6, 0.6])
 
 
-def test_draft_prices_before_any_draft_are_those_of_a_prompts_token(times: StepTimes) -> None:
+def test_draft_prices_before_any_draft_are_those_of_a_prompts_token() -> None:
+    times = StepTimes(2.5)
+    times.record(0.010, num_decoding=4, num_prompt_tokens=0, num_drafts=0)
     assert times.draft_prices(4, 2) == [math.inf, math.inf]
     times.record(0.050, num_decoding=0, num_prompt_tokens=100, num_drafts=0)
     assert times.draft_prices(4, 2) == pytest.approx([0.2, 0.2])
