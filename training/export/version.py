@@ -66,7 +66,7 @@ def export_checkpoint(
         golden_prompts: at least three.
         evaluation: further figures for the manifest.
         staging: made if absent; the folder is made in it, named after the version.
-        progress: shows the validation losses.
+        progress: shows the validation losses and the rounds in which speeds are compared.
 
     Raises:
         ArtifactError: the checkpoint is damaged, or cannot be expressed as a graph.
@@ -98,19 +98,31 @@ def export_checkpoint(
         folder = Path(temporary) / target.name
         folder.mkdir()
         proven = export.run(folder, scratch=Path(temporary))
-        special_tokens = read_special_tokens(checkpoint)
-        copy_tokenizer(checkpoint, folder, architecture.vocab_size)
-        _write_golden(folder, golden_prompts, max_model_len, special_tokens)
-        manifest = _manifest(folder, export, proven, special_tokens, lineage, evaluation)
-        (folder / FILE_NAME).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+        _complete(folder, export, proven, lineage, golden_prompts, evaluation)
         folder.rename(target)
+    return target
+
+
+def _complete(
+    folder: Path,
+    export: GraphExport,
+    proven: ProvenGraph,
+    lineage: Lineage,
+    golden_prompts: Sequence[str],
+    evaluation: Mapping[str, float],
+) -> None:
+    """Write everything that a version holds besides its graph."""
+    special_tokens = read_special_tokens(export.checkpoint)
+    copy_tokenizer(export.checkpoint, folder, export.architecture.vocab_size)
+    _write_golden(folder, golden_prompts, export.max_model_len, special_tokens)
+    manifest = _manifest(folder, export, proven, special_tokens, lineage, evaluation)
+    (folder / FILE_NAME).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     logger.info(
         "model version exported tag=%s weights=%s cache=%s",
         manifest.tag,
         manifest.weight_precision,
         manifest.cache_precision,
     )
-    return target
 
 
 def _version_name(lineage: Lineage) -> str:
@@ -169,7 +181,8 @@ def _manifest(
         vocab_size=architecture.vocab_size,
         hidden_size=architecture.n_embd,
         max_model_len=export.max_model_len,
-        max_query_len=export.config.max_query_len,
+        # No step of a row is wider than the row; learned positions end with the longest.
+        max_query_len=min(export.config.max_query_len, export.max_model_len),
         special_tokens=special_tokens,
         state=state_tensors(architecture, proven.precision.cache),
         weight_precision=proven.precision.weights,
