@@ -13,6 +13,9 @@ from everloop.errors import ArtifactError, ConfigError, DataError, RefusedError
 from everloop.manifest import DatasetRef, Golden, verify
 from everloop.registry import Registry
 from everloop.settings import Home, RunFile
+from serving.engine.config import EngineConfig
+from serving.engine.llm_engine import LLMEngine
+from serving.engine.sampling_params import SamplingParams
 from tests.tiny_model import GOLDEN_PROMPTS, make_tiny_checkpoint
 from training.checkpoint import write_sidecar
 from training.export import ExportConfig, export_checkpoint, window_losses
@@ -250,6 +253,19 @@ def test_export_checkpoint_takes_a_shorter_length(
     assert verify(folder).max_model_len == 48
     with pytest.raises(DataError, match="the model takes 48"):
         window_losses(folder, np.zeros((1, 60), np.int64))
+
+
+def test_export_checkpoint_bounds_the_width_of_steps_by_the_length(
+    windows: np.ndarray, tmp_path: Path
+) -> None:
+    checkpoint = make_tiny_checkpoint(tmp_path / "checkpoint", family="gpt2", max_model_len=64)
+
+    folder = export(checkpoint, windows, tmp_path, precision="fp32", max_query_len=256)
+
+    assert verify(folder).max_query_len == 64
+    engine = LLMEngine.load(folder, EngineConfig(num_threads=1, max_num_seqs=2))
+    params = SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True)
+    assert len(engine.generate([[5] * 60], params)[0].token_ids) == 4
 
 
 def test_export_checkpoint_keeps_a_finished_version(
