@@ -58,12 +58,12 @@ def train(
         report([vars_of(kind) for kind in kinds], as_json)
         return
     from everloop.train_runs import describe_run, train_run
-
-    typer.echo(describe_run(folder, settings, method.value), err=True)
-    with progress_bar() as progress:
-        checkpoint = train_run(folder, settings, run, method.value, parent=start, progress=progress)
     from training.distributed import is_main_process
 
+    if is_main_process():
+        typer.echo(describe_run(folder, settings, method.value), err=True)
+    with progress_bar() as progress:
+        checkpoint = train_run(folder, settings, run, method.value, parent=start, progress=progress)
     if is_main_process():
         report({"checkpoint": checkpoint.path, **checkpoint.metrics}, as_json)
 
