@@ -93,6 +93,35 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             },
         ),
         (
+            "Drafted tokens",
+            "short",
+            {
+                "checked/s": _rate("llm_spec_decode_num_draft_tokens_total", "job"),
+                "accepted/s": _rate("llm_spec_decode_num_accepted_tokens_total", "job"),
+            },
+        ),
+        (
+            "Drafted tokens that were accepted",
+            "percentunit",
+            {
+                "share": f"{_rate('llm_spec_decode_num_accepted_tokens_total', 'job')} "
+                f"/ {_rate('llm_spec_decode_num_draft_tokens_total', 'job')}"
+            },
+        ),
+        (
+            "Ended at the deadline or by the client",
+            "percentunit",
+            {
+                "{{finish_reason}}": _rate(
+                    "llm_request_success_total",
+                    "finish_reason",
+                    f'{_MODEL}, finish_reason=~"timeout|abort"',
+                )
+                + " / ignoring(finish_reason) group_left "
+                + f"sum (rate(llm_request_success_total{{{_MODEL}}}[$__rate_interval]))"
+            },
+        ),
+        (
             "Finished requests",
             "reqps",
             {"{{finish_reason}}": _rate("llm_request_success_total", "finish_reason")},

@@ -44,6 +44,7 @@ def server_registry() -> CollectorRegistry:
     metrics.step(TAG, 0.004, 3)
     metrics.first_token(TAG, 0.05, 0.048)
     metrics.inter_token(TAG, 0.004)
+    metrics.drafted(TAG, 4, 3)
     metrics.finished(TAG, "stop", 40, 12, 0.044)
     metrics.load(TAG, 3, 2, 0.25)
     metrics.request("chat", TAG, "ok", True, 0.1)
