@@ -157,10 +157,10 @@ def poisson_arrivals(
             advance()
     title = f"Poisson, {clients} client{'s' if clients > 1 else ''}"
     figures = {"throughput": "tokens_per_second", **_LATENCIES}
-    peers = [name for name in sides if name != HTTP] or [None]
+    peers: list[str | None] = [name for name in sides if name != HTTP]
     return [
         runs.compare(f"{title}, {label}", figure, HTTP, peer)
-        for (label, figure), peer in itertools.product(figures.items(), peers)
+        for (label, figure), peer in itertools.product(figures.items(), peers or [None])
     ]
 
 

@@ -81,12 +81,12 @@ class GenaiSide:
 
     def decode(self, prompts: Prompts, tokens: int) -> float:
         """Tokens per second of all rows together, counted after the first token."""
-        times = self._ask(task="generate", prompts=prompts, tokens=tokens + 1)
+        times: list[float] = self._ask(task="generate", prompts=prompts, tokens=tokens + 1)
         return tokens * len(prompts) / (times[-1] - times[1])
 
     def prefill(self, prompt: list[int]) -> float:
         """Prompt tokens per second."""
-        times = self._ask(task="generate", prompts=[prompt], tokens=1)
+        times: list[float] = self._ask(task="generate", prompts=[prompt], tokens=1)
         return len(prompt) / (times[1] - times[0])
 
     def serve_trace(
