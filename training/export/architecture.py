@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig
 
 from everloop.errors import ArtifactError
 from training.export.families import FAMILIES, Family
+from training.export.heads import HeadLayout
 from training.export.rotary import Rotary, read_rotaries
 from training.pretrained import load_config
 
@@ -79,13 +80,18 @@ class Attention:
 
     n_head: int
     n_kv_head: int
-    head_dim: int
+    head: HeadLayout
     n_ff: int
     activation: str
     softcap: float
     is_parallel: bool
     rotaries: Mapping[str, Rotary]
     layers: tuple[AttentionLayer, ...]
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head in the graph."""
+        return self.head.width
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +197,16 @@ def _attention(path: Path, config: PreTrainedConfig, family: Family) -> Attentio
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     rotaries = read_rotaries(path, config, head_dim, allows_part=family.rotates_partly)
+    pairs = max((len(rotary.inverse_frequencies) for rotary in rotaries.values()), default=0)
+    head = HeadLayout(head_dim, pairs)
+    if family.query_norm and head.width != head_dim:
+        raise ArtifactError(
+            f"{path}: head_dim must be divisible by 16 where heads are normalized, got {head_dim}."
+        )
     return Attention(
         n_head=heads,
         n_kv_head=getattr(config, "num_key_value_heads", None) or heads,
-        head_dim=head_dim,
+        head=head,
         n_ff=_first(config, *_FF_WIDTHS, default=4 * config.hidden_size),
         activation=_activation(path, config),
         softcap=getattr(config, "attn_logit_softcapping", None) or 0.0,

@@ -7,6 +7,7 @@ shape (B, S, …). Shapes as in `graph.py`.
 import numpy as np
 
 from training.export.architecture import Attention
+from training.export.heads import place
 from training.export.modules import Modules
 from training.export.nodes import CONTRIB
 from training.export.state import layer_state
@@ -27,7 +28,7 @@ class AttentionWriter:
         self._positions = positions
         for kind in dict.fromkeys(layer.rotary for layer in body.layers):
             if kind is not None:
-                cosines, sines = body.rotaries[kind].table(positions)
+                cosines, sines = body.rotaries[kind].table(positions, body.head.padded_pairs)
                 modules.nodes.constant(_table(kind, "cos"), cosines)  # (positions, pairs)
                 modules.nodes.constant(_table(kind, "sin"), sines)
 
@@ -43,15 +44,18 @@ class AttentionWriter:
         attended = self._attend(layer, padded, prefix)  # (B, S, H K)
         rows = nodes.reshape(attended, [-1, query_width], f"{prefix}.rows")  # (B S, H K)
         packed = nodes.gather(rows, "unpad_index", f"{prefix}.packed")  # (T, H K)
-        output = {self._modules.name(layer, family.attention_output): width}
-        scale = self._modules.architecture.residual_scale
         return self._modules.linear(
-            packed, output, query_width, f"{prefix}.output", scale=scale
+            packed,
+            {self._modules.name(layer, family.attention_output): width},
+            body.n_head * body.head.stored,
+            f"{prefix}.output",
+            scale=self._modules.architecture.residual_scale,
+            columns=self._output_columns(),
         )  # (T, D)
 
     def _query_key_value(self, layer: int, hidden: str, output: str) -> str:
-        body, architecture = self._body, self._modules.architecture
-        widths = [heads * body.head_dim for heads in self._heads]
+        architecture = self._modules.architecture
+        widths = [heads * self._body.head.stored for heads in self._heads]
         names = architecture.family.query_key_value
         if len(names) == 1:
             widths = [sum(widths)]
@@ -59,11 +63,26 @@ class AttentionWriter:
             self._modules.name(layer, name): width
             for name, width in zip(names, widths, strict=True)
         }
-        order = None
-        if architecture.family.interleaves_heads:
-            by_head = np.arange(sum(widths)).reshape(body.n_head, 3, body.head_dim)
-            order = by_head.swapaxes(0, 1).flatten()
-        return self._modules.linear(hidden, modules, architecture.n_embd, output, order=order)
+        rows = self._query_key_value_rows()
+        return self._modules.linear(hidden, modules, architecture.n_embd, output, rows=rows)
+
+    def _query_key_value_rows(self) -> np.ndarray | None:
+        """Rows of the checkpoint in the operator's order: all queries, all keys, all values."""
+        head = self._body.head
+        starts = np.arange(sum(self._heads)) * head.stored
+        if self._modules.architecture.family.interleaves_heads:
+            starts = starts.reshape(-1, 3).T.reshape(-1)
+        queries_and_keys = self._body.n_head + self._body.n_kv_head
+        rows = [
+            place(starts[:queries_and_keys], head.query_places()),
+            place(starts[queries_and_keys:], head.value_places()),
+        ]
+        return _unless_in_order(np.concatenate(rows))
+
+    def _output_columns(self) -> np.ndarray | None:
+        head = self._body.head
+        starts = np.arange(self._body.n_head) * head.stored
+        return _unless_in_order(place(starts, head.value_places()))
 
     def _normalize_heads(self, layer: int, qkv: str, norms: tuple[str, str]) -> str:
         """Normalize query and key heads before their rotation; the operator's own input for it is
@@ -124,3 +143,7 @@ class AttentionWriter:
 
 def _table(kind: str, part: str) -> str:
     return f"rotary.{kind}.{part}" if kind else f"rotary.{part}"
+
+
+def _unless_in_order(places: np.ndarray) -> np.ndarray | None:
+    return None if np.array_equal(places, np.arange(len(places))) else places

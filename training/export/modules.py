@@ -42,24 +42,28 @@ class Modules:
         output: str,
         *,
         scale: float = 1.0,
-        order: np.ndarray | None = None,
+        rows: np.ndarray | None = None,
+        columns: np.ndarray | None = None,
     ) -> str:
         """Apply linear modules of one input width as one product.
 
         Args:
             x: (T, width).
             modules: full names to numbers of outputs.
-            width: inputs.
-            output: (T, sum of the outputs).
+            width: inputs in the checkpoint.
+            output: (T, outputs).
             scale: on the result.
-            order: of the outputs, where the checkpoint has another.
+            rows: of the checkpoint that the outputs are, -1 for zeros; None for all in order.
+            columns: of the checkpoint that the inputs are, likewise.
         """
         matrix = np.concatenate([self._matrix(name, n, width) for name, n in modules.items()])
         bias = None
         if any(self.has_bias(name) for name in modules):
             bias = np.concatenate([self.take(f"{name}.bias", n) for name, n in modules.items()])
-        if order is not None:
-            matrix, bias = matrix[order], None if bias is None else bias[order]
+        if rows is not None:
+            matrix, bias = _pick(matrix, rows), None if bias is None else _pick(bias, rows)
+        if columns is not None:
+            matrix = _pick(matrix.T, columns).T
         if scale != 1:
             matrix, bias = matrix * scale, None if bias is None else bias * scale
         return self.nodes.linear(x, matrix, bias, f"{output}.weight", output)
@@ -100,3 +104,10 @@ class Modules:
     def _norm_bias(self, module: str) -> str:
         name = f"{module}.bias"
         return self.nodes.constant(name, self.take(name, self.architecture.n_embd))
+
+
+def _pick(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Rows of an array in another order, zeros where the place is -1."""
+    picked = values[places]
+    picked[places < 0] = 0
+    return picked

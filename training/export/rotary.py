@@ -17,7 +17,6 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from everloop.errors import ArtifactError
 
 _SCALED = ("linear", "llama3", "yarn", "dynamic", "longrope")
-_DIVISOR = 16  # of the head width, as GroupQueryAttention rotates it
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +33,13 @@ class Rotary:
     scale: float
     max_positions: int | None = None
 
-    def table(self, positions: int) -> tuple[np.ndarray, np.ndarray]:
-        """Cosines and sines of positions 0 to `positions` - 1, each [positions, pairs]."""
-        frequencies = torch.tensor(self.inverse_frequencies, dtype=torch.float32)
+    def table(self, positions: int, pairs: int) -> tuple[np.ndarray, np.ndarray]:
+        """Cosines and sines of positions 0 to `positions` - 1, each [positions, pairs].
+
+        Pairs that the model does not have stand still.
+        """
+        still = (0.0,) * (pairs - len(self.inverse_frequencies))
+        frequencies = torch.tensor(self.inverse_frequencies + still, dtype=torch.float32)
         angles = torch.outer(torch.arange(positions, dtype=torch.float32), frequencies)
         return (angles.cos() * self.scale).numpy(), (angles.sin() * self.scale).numpy()
 
@@ -56,13 +59,11 @@ def read_rotaries(
         allows_part: whether the family can rotate a part of the head.
 
     Raises:
-        ArtifactError: a scaling is unknown, or the head cannot be rotated.
+        ArtifactError: a scaling is unknown, or heads are rotated in part.
     """
     parameters = getattr(config, "rope_parameters", None)
     if not parameters:
         return {}
-    if head_dim % _DIVISOR:
-        raise ArtifactError(f"{path}: head_dim must be divisible by {_DIVISOR}, got {head_dim}.")
     each = {"": parameters} if "rope_theta" in parameters else parameters
     for of_kind in each.values():
         share = of_kind.get("partial_rotary_factor", 1.0)

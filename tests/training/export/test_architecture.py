@@ -45,7 +45,7 @@ def test_rotary_table_follows_theta(tmp_path: Path) -> None:
     settings = {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}
     checkpoint = make_tiny_checkpoint(tmp_path, family="llama", **settings)
 
-    cosines, sines = read_architecture(checkpoint).body.rotaries[""].table(3)
+    cosines, sines = read_architecture(checkpoint).body.rotaries[""].table(3, 8)
 
     assert cosines.shape == sines.shape == (3, 8)
     # Pair 4 of 8 turns by theta ** -0.5 = 0.1 radians per position.
@@ -123,7 +123,7 @@ def test_rotary_of_older_configs_is_read(tmp_path: Path) -> None:
         ({"per_layer_config": {"0": {"head_dim": 8}}}, "per_layer_config .* cannot be exported"),
         ({"do_layer_norm_before": False}, "do_layer_norm_before False cannot be exported"),
         ({"use_bidirectional_attention": True}, "use_bidirectional_attention True cannot be"),
-        ({"head_dim": 24}, "head_dim must be divisible by 16, got 24"),
+        ({"head_dim": 24}, "divisible by 16 where heads are normalized, got 24"),
         ({"layer_types": ["full_attention", "chunked_attention"]}, "'chunked_attention'.* cannot"),
         (
             {"layer_types": ["full_attention", "sliding_attention"]},
