@@ -63,7 +63,7 @@ def newest_corpus(home: Home) -> str | None:
 def _texts(home: Home, place: str | None) -> Iterator[str]:
     if place is not None:
         options = ReadOptions(licence="", text_field="text", document_characters=_TEXT_CHARACTERS)
-        for found in find_inputs([SourceConfig(path=place)], options):
+        for found in find_inputs([SourceConfig(path=place)], options, "--text"):
             for item in read_input(found, seed=0):
                 if isinstance(item, Document):
                     yield item.text

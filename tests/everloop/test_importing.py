@@ -178,6 +178,11 @@ def test_import_refuses_a_text_that_is_too_short(
         import_checkpoint(home, FP32, checkpoint, text=str(tmp_path / "short.txt"))
 
 
+def test_import_names_the_option_of_a_missing_text(home: Home, checkpoint: Path) -> None:
+    with pytest.raises(DataError, match=r"^--text: /nowhere\.txt does not exist"):
+        import_checkpoint(home, FP32, checkpoint, text="/nowhere.txt")
+
+
 def test_import_refuses_an_unknown_precision_with_exit_code_2(
     home: Home, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
