@@ -57,6 +57,7 @@ def train_run(
         NotFoundError: there is no dataset yet.
         ArtifactError: there is nothing to start from.
     """
+    _check_tables(run)
     dataset = newest_dataset(home)
     start = None if parent is None else find_checkpoint(home, parent).path
     if method in ("pretrain", "both"):
@@ -75,6 +76,7 @@ def describe_run(home: Home, run: RunFile, method: Method) -> str:
     """
     from training.models import describe
 
+    _check_tables(run)
     if method not in ("pretrain", "both"):
         return f"{method} on {newest_dataset(home).id}"
     info = read_shard_info(home.shards / newest_dataset(home).id)
@@ -82,6 +84,13 @@ def describe_run(home: Home, run: RunFile, method: Method) -> str:
     return describe(
         run.table("model", ModelConfig), run.table("pretrain", PretrainConfig), vocabulary
     )
+
+
+def _check_tables(run: RunFile) -> None:
+    """Refuse a wrong key before anything is read, of whatever method."""
+    run.table("model", ModelConfig)
+    for table, schema in {"pretrain": PretrainConfig, **_TUNING}.items():
+        run.table(table, schema)
 
 
 def _pretrain(
