@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 from rich.console import Console
@@ -127,7 +128,9 @@ def parser(description: str) -> argparse.ArgumentParser:
     """The options that every benchmark has: --quick and --json."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="fewer rounds: under five minutes")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    form.add_argument("--markdown", action="store_true", help="the table for docs/performance.md")
     return parser
 
 
@@ -160,6 +163,9 @@ def publish(
     if options.json:
         print(json.dumps(document))
         return
+    if getattr(options, "markdown", False):
+        print(_markdown(document, results))
+        return
     table = Table(title=f"{benchmark} · {document['machine']}\n{document['date']}")
     for heading in _HEADINGS:
         table.add_column(heading, justify="left" if heading in ("measurement", "unit") else "right")
@@ -168,9 +174,22 @@ def publish(
     # Wide enough for the names when stdout is a file, which has no width of its own.
     Console(width=None if os.isatty(1) else _FILE_WIDTH).print(table)
     for name, setting in (settings or {}).items():
-        print(f"{name}: {_figure(setting) if isinstance(setting, float) else setting}")
+        print(f"{name}: {_text(setting)}")
     if cpu_pressure is not None:
         print(f"CPU pressure {cpu_pressure:.2f}{_verdict(cpu_pressure)}")
+
+
+def _markdown(document: Mapping[str, Any], results: Sequence[Result]) -> str:
+    settings = "; ".join(f"{name}: {_text(value)}" for name, value in document["settings"].items())
+    rows = [_HEADINGS, ["---"] * len(_HEADINGS), *map(_cells, results)]
+    return "\n".join(
+        [
+            f"`{document['benchmark']}`, {document['machine']}, {document['date']}, commit "
+            f"{document['commit']}, CPU pressure {_figure(document['cpu_pressure'])}. {settings}.",
+            "",
+            *(f"| {' | '.join(row)} |" for row in rows),
+        ]
+    )
 
 
 def machine() -> str:
@@ -205,6 +224,10 @@ def _cells(result: Result) -> list[str]:
         "" if result.ok is None else ("ok" if result.ok else "missed"),
         _figure(result.cpu_pressure),
     ]
+
+
+def _text(setting: object) -> str:
+    return _figure(setting) if isinstance(setting, float) else str(setting)
 
 
 def _figure(value: float | None) -> str:

@@ -79,6 +79,23 @@ def test_publish_as_table_names_values_and_verdicts(capsys: pytest.CaptureFixtur
         assert text in out
 
 
+def test_publish_as_markdown_gives_a_table_with_its_circumstances(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = argparse.Namespace(quick=False, json=False, markdown=True)
+    publish("engine", RESULTS, options, cpu_pressure=0.01, settings={"threads": 2, "GB/s": 65.0})
+    first, blank, *table = capsys.readouterr().out.splitlines()
+    assert first.startswith("`engine`, ")
+    assert first.endswith("CPU pressure 0.01. threads: 2; GB/s: 65.00.")
+    assert blank == ""
+    assert table == [
+        "| measurement | value | unit | peer | ratio | range | target | ok | pressure |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| decode, 8 rows | 220 | tokens/s | 100 | 2.20 | 2.00-3.00 | 2.50 | missed |  |",
+        "| memory | 1,234 | MiB |  |  |  |  |  |  |",
+    ]
+
+
 def test_pressure_is_a_share_or_absent() -> None:
     share = PressureMeter().read()
     assert share is None or share >= 0
