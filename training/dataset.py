@@ -120,7 +120,8 @@ def build_dataset(
         raise DataError("data.sources and data.source are both empty. Name a source.")
     with work_folder(home, config, inputs) as work:
         shares = deal(inputs, config.executor.task_megabytes * 1e6)
-        reader = SourceReader(shares, config.seed, config.exclude_topics, work)
+        kinds = config.personal_data.kinds
+        reader = SourceReader(shares, config.seed, config.exclude_topics, work, kinds)
         index = evaluation_index(config.decontamination, options, work)
         stages = Stages(config, reader, work, index)
         with reporting(work, progress):

@@ -45,7 +45,7 @@ def corpus(tmp_path: Path) -> Path:
         }
         for number in range(60)
     ]
-    rows += [{"text": sentence(3)}, {"text": "too short"}, {"title": "no text"}]
+    rows += [{"text": sentence(3)}, {"text": "too short"}, {"title": "by c@d.org"}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
@@ -75,7 +75,7 @@ def test_build_dataset_keeps_counts_and_reasons(corpus: Path, home: Home) -> Non
     assert {(item.source, item.text) for item in dropped} == {
         (f"{corpus}:121", sentence(3)),
         (f"{corpus}:122", "too short"),
-        (f"{corpus}:123", '{"title": "no text"}'),
+        (f"{corpus}:123", '{"title": "by <EMAIL>"}'),
     }
 
 

@@ -37,11 +37,8 @@ class LocalExecutor(_QuietTasks, LocalPipelineExecutor):
             super().run()
             return
         # datatrove starts a manager process for this too, which costs more than a small corpus.
-        pipeline: list[Any] = self.pipeline
         for rank in self.get_incomplete_ranks():
-            self.pipeline = deepcopy(pipeline)
-            self._run_for_rank(rank)
-        self.pipeline = pipeline
+            deepcopy(self)._run_for_rank(rank)
 
 
 class RayExecutor(_QuietTasks, RayPipelineExecutor):

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from xxhash import xxh64_intdigest
 
 from training.cleaning.config import DuplicatesConfig
+from training.cleaning.turns import identity
 from training.cleaning.words import RegexWords
 
 
@@ -65,7 +66,7 @@ class Signatures(MinhashDedupSignature):
                 return np.fromiter(
                     (self._hash_func(gram) for gram in grams), np.uint64, len(grams)
                 ).reshape(-1, 1)
-        return np.array([[exact_hash(text)]], dtype=np.uint64)
+        return np.array([[exact_hash(identity(self._document))]], dtype=np.uint64)
 
     def get_signature(self, shingles: NDArray[np.uint64]) -> list[list[int]]:
         """Compute the hashes of one document, and keep them."""
@@ -74,7 +75,7 @@ class Signatures(MinhashDedupSignature):
         hashes, exact = self._files
         flat = np.array(signature, dtype=np.uint32).ravel()
         hashes.write((flat & 0xFFFF).astype("<u2").tobytes())
-        exact.write(exact_hash(self._document.text).to_bytes(8, "little"))
+        exact.write(exact_hash(identity(self._document)).to_bytes(8, "little"))
         return signature
 
     def _noted(self, data: Iterable[Document]) -> Iterator[Document]:

@@ -8,6 +8,7 @@ from datatrove.data import Document as TroveDocument
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
+from everloop import pii
 from everloop.records import Document
 from training.cleaning.items import to_datatrove
 from training.corpus import Conversation, Dropped
@@ -23,6 +24,7 @@ class SourceReader(PipelineStep):
         shares: the inputs of every task.
         seed: chooses wordings of the embedded corpus.
         exclude_topics: topics whose conversations are not wanted.
+        masked_kinds: personal data that is masked in what is dropped here, before any other step.
         folder: receives `dropped/read/<rank>.jsonl`, and in `progress/` and `topics/` one file per
             task, with the number of items read so far, and the topics that were seen.
     """
@@ -36,12 +38,14 @@ class SourceReader(PipelineStep):
         seed: int,
         exclude_topics: Sequence[str],
         folder: Path,
+        masked_kinds: Sequence[str] = pii.KINDS,
     ) -> None:
         super().__init__()
         self.shares = [list(share) for share in shares]
         self.seed = seed
         self.exclude_topics = frozenset(exclude_topics)
         self.folder = folder
+        self.masked_kinds = tuple(masked_kinds)
 
     def run(
         self,
@@ -61,7 +65,7 @@ class SourceReader(PipelineStep):
                 for item in read_input(found, self.seed):
                     wanted = self._wanted(item, topics)
                     if isinstance(wanted, Dropped):
-                        file.write(wanted.model_dump_json() + "\n")
+                        file.write(self._line(wanted))
                     if isinstance(item, Dropped):
                         continue
                     done += 1
@@ -73,6 +77,10 @@ class SourceReader(PipelineStep):
         progress.write_text(str(done), encoding="utf-8")
         text = "".join(f"{topic}\n" for topic in sorted(topics))
         (self.folder / "topics" / f"{rank:05d}").write_text(text, encoding="utf-8")
+
+    def _line(self, dropped: Dropped) -> str:
+        text, _ = pii.mask(dropped.text, self.masked_kinds)
+        return dropped.model_copy(update={"text": text}).model_dump_json() + "\n"
 
     def _wanted(
         self, item: Document | Conversation | Dropped, topics: Counter[str]

@@ -67,6 +67,14 @@ def all_turns(metadata: dict[str, Any]) -> list[dict[str, Any]]:
     return [turn for field in TURN_FIELDS for turn in metadata.get(field) or ()]
 
 
+def identity(document: Document) -> str:
+    """What two documents must share to be the same: the text, and of turns what they are for."""
+    counts = [len(document.metadata.get(field) or ()) for field in TURN_FIELDS]
+    if not any(counts):
+        return document.text
+    return f"{document.text}\n{counts} {document.metadata.get('label')}"
+
+
 def join_turns(turns: list[dict[str, Any]]) -> str:
     """Write a conversation as one text, for steps that compare or measure it."""
     return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)

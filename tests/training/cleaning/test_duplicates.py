@@ -87,6 +87,20 @@ def test_conversations_are_compared_exactly(tmp_path: Path) -> None:
     assert found == {2: Duplicate(index=2, original=(0, 0), similarity=1.0, is_exact=True)}
 
 
+def test_another_rating_of_the_same_answer_stays(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+    def rated(label: bool | None) -> Document:
+        label_field = {} if label is None else {"label": label}
+        return Document(text="a b", id="", metadata={"messages": turns, **label_field})
+
+    pair = Document(
+        text="a b", id="", metadata={"messages": turns[:1], "chosen": turns[1:], "rejected": []}
+    )
+    (found,) = find(tmp_path, [rated(True), rated(False), rated(None), pair, rated(False)])
+    assert {index: duplicate.original for index, duplicate in found.items()} == {4: (0, 1)}
+
+
 def test_without_near_duplicates_only_exact_ones_go(tmp_path: Path) -> None:
     (found,) = find(tmp_path, [text(1), edited(text(1), 0.02), text(1)], near=False)
     assert found.keys() == {2}
