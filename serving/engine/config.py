@@ -25,8 +25,10 @@ class EngineConfig(Config):
         description="a token of a running answer may take this many times its usual time while "
         "prompts are read; more reads prompts faster",
     )
-    speculation: Literal["auto", "off"] = Field(
-        "auto", description="draft tokens where that was measured to give more of them"
+    speculation: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="draft tokens where that was measured to give more of them; auto: only if the "
+        "answers stay the same, which rounding forbids where weights or cache are quantized",
     )
     max_draft_tokens: int = Field(
         8, ge=1, le=64, description="tokens that are drafted for one answer in one step"

@@ -25,7 +25,7 @@ from serving.engine.sampling_params import SamplingParams
 from serving.engine.scheduler import Schedule, ScheduledRow, Scheduler
 from serving.engine.sequence import FinishReason, GenerationResult, RequestOutput, Sequence
 from serving.engine.sequence_factory import SequenceFactory
-from serving.engine.speculation import Drafter
+from serving.engine.speculation import make_drafter
 from serving.engine.step_times import StepTimes
 from serving.engine.vocabulary import Vocabulary
 from serving.engine.warm_up import WarmUp
@@ -57,13 +57,12 @@ class LLMEngine:
         is_recurrent = self._model_runner.state.is_recurrent
         self._cache = SlotCache(config.max_num_seqs, is_recurrent=is_recurrent)
         self._times = StepTimes(config.max_slowdown)
-        is_drafting = config.speculation == "auto" and not is_recurrent
         self._scheduler = Scheduler(
             self._cache,
             config.max_num_batched_tokens,
             manifest.max_query_len,
             self._times,
-            Drafter(self._times, config.max_draft_tokens) if is_drafting else None,
+            make_drafter(manifest, config, self._times),
         )
         self._requests = RequestTable()
         self._ended: list[RequestOutput] = []  # between two steps

@@ -7,6 +7,8 @@ measured to cost at this number of rows: at many rows that is usually more than 
 Where a structured output leaves no choice, what must come is a draft that is never wrong.
 """
 
+from everloop.manifest import Manifest
+from serving.engine.config import EngineConfig
 from serving.engine.draft_table import DraftTable
 from serving.engine.sequence import Sequence
 from serving.engine.step_times import StepTimes
@@ -60,6 +62,22 @@ class Drafter:
             return []
         count = best_length(table.hit_rate, prices[:left], num_rows)
         return table.draft(sequence.token_ids, count)
+
+
+def make_drafter(manifest: Manifest, config: EngineConfig, times: StepTimes) -> Drafter | None:
+    """The drafter that a model version may have; None if it may not draft.
+
+    Recurrent state cannot be taken back to before a draft. And attention sums in another order when
+    a row has several new tokens: in float32 that moves the last digits, but where activations are
+    rounded to 8 bits it can move a token, so that only an explicit `on` drafts there.
+    """
+    is_exact = manifest.weight_precision == manifest.cache_precision == "fp32"
+    is_recurrent = any(tensor.kind == "recurrent" for tensor in manifest.state)
+    if is_recurrent or config.speculation == "off":
+        return None
+    if config.speculation == "auto" and not is_exact:
+        return None
+    return Drafter(times, config.max_draft_tokens)
 
 
 def best_length(hit_rate: float, prices: list[float], num_rows: int) -> int:

@@ -9,7 +9,7 @@ import math
 
 # Until decode has been timed, and so that a prompt always gets on.
 _FIRST_CHUNK = 16
-_LEAST_CHUNK = 4
+_LEAST_CHUNK = 2
 _CHUNK_MULTIPLE = 4  # few different chunks, so that the shapes of runs repeat
 
 _STEADY_RATE = 0.05
@@ -121,7 +121,9 @@ class StepTimes:
         if decode is None or not token:
             return _FIRST_CHUNK
         limit = int((self._max_slowdown - 1) * decode / token)
-        return max(limit - limit % _CHUNK_MULTIPLE, _LEAST_CHUNK)
+        if limit >= 2 * _CHUNK_MULTIPLE:
+            limit -= limit % _CHUNK_MULTIPLE
+        return max(limit, _LEAST_CHUNK)
 
     def draft_prices(self, num_decoding: int, longest: int) -> list[float]:
         """What each draft costs when 1, 2, … are made, in tokens that the same time gives without.

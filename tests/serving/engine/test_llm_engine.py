@@ -442,6 +442,20 @@ def test_drafts_change_no_answer(
     assert sum(drafted for drafted, _ in observer.named("drafted")) > 0
 
 
+@pytest.mark.parametrize(
+    ("precision", "speculation", "expected"),
+    [("fp32", "auto", True), ("int8", "auto", False), ("int8", "on", True), ("fp32", "off", False)],
+)
+def test_drafts_are_made_by_themselves_only_where_no_rounding_shows(
+    tmp_path: Path, engine_config: EngineConfig, precision: str, speculation: str, expected: bool
+) -> None:
+    from tests.tiny_model import make_tiny_version
+
+    version = make_tiny_version(tmp_path, precision=precision, seed=3)
+    config = engine_config.model_copy(update={"speculation": speculation})
+    assert (LLMEngine.load(version, config)._scheduler._drafter is not None) is expected
+
+
 @pytest.mark.usefixtures("free_drafts")
 def test_drafts_that_stand_save_steps(load: Load, observer: RecordingObserver) -> None:
     engine = load(observer, speculation="auto")
