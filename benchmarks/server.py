@@ -10,12 +10,15 @@ onnxruntime-genai, which has no server and is compared with the engine alone.
 
 import argparse
 import json
+import signal
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 from rich.progress import Progress
@@ -179,9 +182,14 @@ def sizes_of(arguments: argparse.Namespace) -> Sizes:
     return sizes()
 
 
+def _stop(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """Measure and print."""
     arguments = read_options()
+    signal.signal(signal.SIGTERM, _stop)  # as an exception, so that the servers are ended too
     plan = Plan(
         precision=PRECISIONS[arguments.precision],
         peers=arguments.peers,
