@@ -89,7 +89,8 @@ def describe_run(home: Home, run: RunFile, method: Method) -> str:
 def _check_tables(run: RunFile) -> None:
     """Refuse a wrong key before anything is read, of whatever method."""
     run.table("model", ModelConfig)
-    for table, schema in {"pretrain": PretrainConfig, **_TUNING}.items():
+    run.table("pretrain", PretrainConfig)
+    for table, schema in _TUNING.items():
         run.table(table, schema)
 
 

@@ -9,10 +9,10 @@ import openai
 import pytest
 
 from everloop.lifecycle import build_data, export_version, prepare_tokens
-from everloop.train_runs import train_run
 from everloop.registry import ModelVersion
 from everloop.settings import Home, RunFile
 from everloop.supervisor import terminate
+from everloop.train_runs import train_run
 from feedback.loop import run_round
 from feedback.rollout import promote, rollback
 from feedback.store.store import open_store
@@ -34,16 +34,15 @@ OVERRIDES = (
     "pretrain.eval_every=30",
     "sft.max_steps=60",
     "sft.eval_every=30",
-    "sft.muon_learning_rate=0.01",
-    "sft.adamw_learning_rate=0.01",
-    "loop.epochs=25",
+    "sft.muon_learning_rate=0.0035",
+    "sft.adamw_learning_rate=0.0015",
+    "loop.epochs=6",
     "loop.max_answer_tokens=24",
-    "loop.validation_windows=16",
-    "loop.num_threads=2",
+    "loop.validation_windows=64",
+    "loop.num_threads=1",
+    "feedback.replay_ratio=8.0",
     "trigger.cooldown_minutes=0.0",
     "trigger.min_corrections=40",
-    "gate.min_windows=5",
-    "gate.max_forgetting=5.0",
     "engine.max_num_seqs=8",
     "server.poll_seconds=0.2",
 )
