@@ -1,6 +1,6 @@
 """A training run as a process of its own, for tests that kill it or start two.
 
-    python -m tests.training.train_process SHARDS TOKENIZER RUN
+python -m tests.training.train_process SHARDS TOKENIZER RUN
 """
 
 import sys
