@@ -20,11 +20,11 @@ demo: install  ## close the loop once on Python's own documentation
 
 test: install  ## all tests: the fast suite, then the slow one
 	@scripts/install-test-tools.sh
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n 2
 	$(BIN)/pytest -m slow
 
 test-fast: install
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n 2
 
 test-slow: install
 	$(BIN)/pytest -m slow
