@@ -29,9 +29,9 @@ from everloop.progress import progress_bar
 from everloop.records import DatasetRow, Message, content_hash
 from training.config import KtoConfig, ModelConfig, SftConfig
 from training.cpu import training_session
-from training.loading import load_network
 from training.models import build_model
 from training.preference import Estimate, Scores, area_under_roc, rating_scores
+from training.pretrained import load_network
 from training.tokens import TokenizerFolder
 from training.tune import fine_tune
 
@@ -138,7 +138,7 @@ def opinions(checkpoint: Path, rows: Sequence[DatasetRow]) -> tuple[Scores, Any]
     """What a model thinks of every rated turn, and what the person thought."""
     tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
     with training_session(None):
-        network = load_network(checkpoint).eval()
+        network = load_network(checkpoint)
         return rating_scores(network, tokenizer, rows, split="validation")
 
 

@@ -26,8 +26,8 @@ from everloop.progress import progress_bar
 from training.checkpoint import read_checkpoint
 from training.config import Kind, ModelConfig, PretrainConfig
 from training.cpu import training_session
-from training.loading import load_network
 from training.pretrain import pretrain
+from training.pretrained import load_network
 from training.scoring import log_likelihoods
 from training.shards import TokenShard
 
@@ -94,7 +94,7 @@ def whole_split_loss(checkpoint: Path, shard: TokenShard) -> float:
     # The first token of a window is read, the others are scored.
     parts = [(window[:1].tolist(), window[1:].tolist()) for window in windows]
     with training_session(None):
-        network = load_network(checkpoint).eval()
+        network = load_network(checkpoint)
         return -float(log_likelihoods(network, parts, batch_size=64).sum()) / (len(parts) * CONTEXT)
 
 

@@ -31,8 +31,8 @@ from everloop.records import Document
 from training import python_docs
 from training.config import ModelConfig, PretrainConfig
 from training.cpu import training_session
-from training.loading import load_network
 from training.pretrain import pretrain
+from training.pretrained import load_network
 from training.scoring import log_likelihoods
 from training.shards import TokenShard
 
@@ -106,7 +106,7 @@ class Laboratory:
             for window in np.asarray(windows[chosen]).astype(np.int64)
         ]
         with training_session(None):
-            sums = log_likelihoods(load_network(checkpoint).eval(), parts)
+            sums = log_likelihoods(load_network(checkpoint), parts)
         return -float(sums.sum()) / (len(parts) * MODEL.context_length)
 
     def _shards(self, name: str, texts: Texts) -> Path:

@@ -10,7 +10,6 @@ from everloop.records import DatasetRow
 from training.cpu import training_session
 from training.evaluate import Evaluation, evaluate_rows
 from training.generate import encode_prompt, generate
-from training.loading import load_network
 from training.preference import (
     Estimate,
     accuracy,
@@ -18,6 +17,7 @@ from training.preference import (
     pair_scores,
     rating_scores,
 )
+from training.pretrained import load_network
 from training.run_report import GroupQuality, Sample
 from training.tasks import TaskResult, read_tasks, run_tasks
 
@@ -78,7 +78,7 @@ Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 def _load(folder: Path) -> Loaded:
-    return load_network(folder).eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return load_network(folder), AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def _quality(

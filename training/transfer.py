@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from everloop.errors import ArtifactError, ConfigError
 from everloop.manifest import sha256_file
-from training.loading import load_network
+from training.pretrained import load_network
 from training.tokenizer import FILE_NAME, load_tokenizer
 from training.tokens import TokenizerFolder
 

@@ -18,9 +18,9 @@ from training.config import DpoConfig, KtoConfig, SftConfig, TuneConfig
 from training.distributed import device_of, world_size
 from training.dpo import DPO
 from training.kto import KTO
-from training.loading import load_network
 from training.method import Method, Parts, Rows
 from training.models import add_dropout, learning_rates
+from training.pretrained import load_network
 from training.recipe import trainer_arguments
 from training.rnn import RnnConfig
 from training.row_order import RowOrder
@@ -149,7 +149,7 @@ def _reference(parent: Path, config: TuneConfig) -> PreTrainedModel | None:
     """The network before tuning; with LoRA it is the tuned one without its additions."""
     if config.lora_rank is not None:
         return None
-    return load_network(parent, device=device_of(config)).eval()
+    return load_network(parent, device=device_of(config))
 
 
 def _lora(config: TuneConfig, network: PreTrainedModel) -> LoraConfig | None:

@@ -9,14 +9,14 @@ from everloop.errors import DataError
 from everloop.records import DatasetRow, Message
 from tests.training.preferences import pairs
 from training.evaluate import Evaluation, evaluate_rows
-from training.loading import load_network
+from training.pretrained import load_network
 from training.tokenizer import encode_plain
 
 
 @pytest.fixture(scope="module")
 def loaded(tiny_checkpoint: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint, local_files_only=True)
-    return load_network(tiny_checkpoint).eval(), tokenizer
+    return load_network(tiny_checkpoint), tokenizer
 
 
 def _text(number: int, text: str, topic: str | None = None) -> DatasetRow:

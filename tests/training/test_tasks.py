@@ -4,7 +4,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from everloop.errors import DataError
-from training.loading import load_network
+from training.pretrained import load_network
 from training.tasks import Task, read_tasks, run_tasks
 
 
@@ -45,7 +45,7 @@ def test_read_tasks_refuses_an_empty_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("as_chat", [True, False])
 def test_run_tasks_checks_what_the_model_says(tiny_checkpoint: Path, as_chat: bool) -> None:
-    network = load_network(tiny_checkpoint).eval()
+    network = load_network(tiny_checkpoint)
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint, local_files_only=True)
     (said,) = run_tasks(
         network, tokenizer, [Task(prompt="What?", answer="x")], as_chat=as_chat, max_new_tokens=8

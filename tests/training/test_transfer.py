@@ -13,8 +13,8 @@ from tests.tiny_model import make_tiny_checkpoint
 from tests.training.preferences import rated
 from training.checkpoint import SIDECAR
 from training.config import KtoConfig, ModelConfig, PretrainConfig, SftConfig
-from training.loading import load_network
 from training.pretrain import pretrain
+from training.pretrained import load_network
 from training.tokenizer import load_tokenizer
 from training.tokens import TokenizerFolder
 from training.transfer import load_for_vocabulary
