@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.progress import Progress
 
 from everloop.errors import ConfigError
-from everloop.lifecycle import EXPORT_WINDOWS, golden_prompts, validation_windows
+from everloop.lifecycle import export_folder, validation_windows
 from everloop.settings import Home, RunFile
 from everloop.train_runs import train_run
 from serving.engine.config import EngineConfig
@@ -21,7 +21,6 @@ from serving.engine.llm_engine import LLMEngine
 from serving.engine.sampling_params import SamplingParams
 from training.checkpoint import Checkpoint
 from training.config import ModelConfig
-from training.export.config import ExportConfig
 
 KINDS = {"transformer": "transformer", "rnn": "lstm", "lstm": "lstm", "gru": "gru"}
 DECODED_TOKENS = 96
@@ -89,19 +88,8 @@ def compare_kinds(
 
 
 def _engine(home: Home, run: RunFile, checkpoint: Checkpoint, staging: Path) -> LLMEngine:
-    from training.export import export_checkpoint
-
     staging.mkdir(parents=True)
-    windows, bytes_per_token = validation_windows(home, checkpoint, EXPORT_WINDOWS)
-    folder = export_checkpoint(
-        checkpoint.path,
-        windows,
-        config=run.table("export", ExportConfig),
-        bytes_per_token=bytes_per_token,
-        golden_prompts=golden_prompts(checkpoint, windows),
-        evaluation=checkpoint.metrics,
-        staging=staging,
-    )
+    folder = export_folder(home, run, checkpoint, staging)
     return LLMEngine.load(folder, run.table("engine", EngineConfig))
 
 

@@ -12,10 +12,9 @@ from rich.progress import Progress
 
 from everloop.comparison_text import comparison_windows
 from everloop.errors import ArtifactError
-from everloop.lifecycle import EXPORT_WINDOWS
-from everloop.registry import ModelVersion, Registry
+from everloop.lifecycle import EXPORT_WINDOWS, save_version
+from everloop.registry import ModelVersion
 from everloop.settings import Home, RunFile
-from feedback.store.store import open_store
 from training.export.config import ExportConfig
 
 # Tokens of prompt and answer where neither the command nor [export] says: a cache slot is reserved
@@ -75,10 +74,7 @@ def import_checkpoint(
             staging=Path(staging),
             progress=progress,
         )
-        version = Registry(home).save(folder)
-    store = open_store(home.database_url)
-    store.record_model_version(version)
-    store.close()
+        version = save_version(home, folder)
     _remember(home, version, checkpoint)
     return version
 

@@ -121,21 +121,36 @@ def export_version(
     home: Home, run: RunFile, checkpoint: Checkpoint, progress: Progress | None = None
 ) -> ModelVersion:
     """Export a checkpoint, save it in the model store and record it."""
+    with tempfile.TemporaryDirectory(dir=home.root, prefix="export-") as staging:
+        return save_version(home, export_folder(home, run, checkpoint, Path(staging), progress))
+
+
+def export_folder(
+    home: Home,
+    run: RunFile,
+    checkpoint: Checkpoint,
+    staging: Path,
+    progress: Progress | None = None,
+) -> Path:
+    """Export a checkpoint of a run into a folder, which nobody knows of yet."""
     from training.export import export_checkpoint
 
     windows, bytes_per_token = validation_windows(home, checkpoint, EXPORT_WINDOWS)
-    with tempfile.TemporaryDirectory(dir=home.root, prefix="export-") as staging:
-        folder = export_checkpoint(
-            checkpoint.path,
-            windows,
-            config=run.table("export", ExportConfig),
-            bytes_per_token=bytes_per_token,
-            golden_prompts=golden_prompts(checkpoint, windows),
-            evaluation=checkpoint.metrics,
-            staging=Path(staging),
-            progress=progress,
-        )
-        version = Registry(home).save(folder)
+    return export_checkpoint(
+        checkpoint.path,
+        windows,
+        config=run.table("export", ExportConfig),
+        bytes_per_token=bytes_per_token,
+        golden_prompts=golden_prompts(checkpoint, windows),
+        evaluation=checkpoint.metrics,
+        staging=staging,
+        progress=progress,
+    )
+
+
+def save_version(home: Home, folder: Path) -> ModelVersion:
+    """Copy an exported folder into the model store and record it."""
+    version = Registry(home).save(folder)
     store = open_store(home.database_url)
     store.record_model_version(version)
     store.close()
