@@ -12,7 +12,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 from everloop.records import DatasetRow
 from training.config import DpoConfig
 from training.encoded_rows import EncodedRows
-from training.method import EncodedAlready, Method, OrderedRows, Parts, as_dataset
+from training.method import EncodedAlready, Method, OrderedRows, Parts
 from training.preference_rows import PairRow, encode_pairs
 from training.recipe import RecipeMixin
 
@@ -34,7 +34,7 @@ def _encode(
 def _make_trainer(parts: Parts) -> DpoRunTrainer:
     config: DpoConfig = parts.config
     return DpoRunTrainer(
-        model=parts.network,
+        **parts.trainer_arguments,
         ref_model=parts.load_reference(),
         args=TrlConfig(
             **parts.arguments,
@@ -45,10 +45,6 @@ def _make_trainer(parts: Parts) -> DpoRunTrainer:
         data_collator=DataCollatorForPreference(
             pad_token_id=parts.tokenizer.pad_token_id, pad_to_multiple_of=32
         ),
-        train_dataset=as_dataset(parts.learnt),
-        eval_dataset=as_dataset(parts.held),
-        processing_class=parts.tokenizer,
-        peft_config=parts.lora,
     )
 
 

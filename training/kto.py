@@ -16,7 +16,7 @@ from everloop.errors import DataError
 from everloop.records import DatasetRow
 from training.config import KtoConfig
 from training.encoded_rows import EncodedRows
-from training.method import EncodedAlready, Method, OrderedRows, Parts, as_dataset
+from training.method import EncodedAlready, Method, OrderedRows, Parts
 from training.preference_rows import RatedRow, encode_rated
 from training.recipe import RecipeMixin
 
@@ -77,7 +77,7 @@ def _encode(
 def _make_trainer(parts: Parts) -> KtoRunTrainer:
     config: KtoConfig = parts.config
     return KtoRunTrainer(
-        model=parts.network,
+        **parts.trainer_arguments,
         ref_model=parts.load_reference(),
         args=TrlConfig(
             **parts.arguments,
@@ -88,10 +88,6 @@ def _make_trainer(parts: Parts) -> KtoRunTrainer:
             undesirable_weight=undesirable_weight(parts.learnt.rows, config),
         ),
         data_collator=MismatchingCollator(parts.tokenizer.pad_token_id, pad_to_multiple_of=32),
-        train_dataset=as_dataset(parts.learnt),
-        eval_dataset=as_dataset(parts.held),
-        processing_class=parts.tokenizer,
-        peft_config=parts.lora,
     )
 
 

@@ -35,6 +35,17 @@ class Parts:
     arguments: dict[str, Any]
     lora: LoraConfig | None
 
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """What every method's trainer gets, whatever it does with it."""
+        return {
+            "model": self.network,
+            "train_dataset": _as_dataset(self.learnt),
+            "eval_dataset": _as_dataset(self.held),
+            "processing_class": self.tokenizer,
+            "peft_config": self.lora,
+        }
+
 
 class Encode(Protocol):
     """Encodes the rows of a split."""
@@ -70,7 +81,7 @@ class Method:
     passes: int = 1
 
 
-def as_dataset(encoded: Rows) -> Dataset:
+def _as_dataset(encoded: Rows) -> Dataset:
     """The rows as TRL takes them, one column per field."""
     names = [field.name for field in fields(encoded.rows[0])]
     return Dataset.from_list([{name: getattr(row, name) for name in names} for row in encoded.rows])

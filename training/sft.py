@@ -12,7 +12,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from everloop.records import DatasetRow
 from training.config import SftConfig
 from training.encoded_rows import EncodedRows
-from training.method import Method, OrderedRows, Parts, as_dataset
+from training.method import Method, OrderedRows, Parts
 from training.recipe import NextTokenLoss, RecipeMixin
 from training.sft_rows import Collator, EncodedRow, encode_rows, pack_rows
 
@@ -36,7 +36,7 @@ def _encode(
 
 def _make_trainer(parts: Parts) -> SftRunTrainer:
     return SftRunTrainer(
-        model=parts.network,
+        **parts.trainer_arguments,
         args=TrlConfig(
             **parts.arguments,
             max_length=None,
@@ -45,10 +45,6 @@ def _make_trainer(parts: Parts) -> SftRunTrainer:
             dataset_kwargs={"skip_prepare_dataset": True},
         ),
         data_collator=Collator(parts.tokenizer.pad_token_id),
-        train_dataset=as_dataset(parts.learnt),
-        eval_dataset=as_dataset(parts.held),
-        processing_class=parts.tokenizer,
-        peft_config=parts.lora,
     )
 
 
