@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from everloop.records import DatasetRow
 from training.cpu import training_session
-from training.evaluate import Evaluation, evaluate_rows
+from training.row_quality import Evaluation, evaluate_rows
 from training.generate import encode_prompt, generate
 from training.preference import (
     Estimate,

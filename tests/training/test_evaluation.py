@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from tests.training.preferences import pairs, rated
-from tests.training.test_evaluate import _chat, _text
+from tests.training.test_row_quality import _chat, _text
 from training.config import DpoConfig
 from training.evaluation import evaluate_checkpoint
 from training.run_report import make_report, write_report

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from everloop.errors import DataError
 from everloop.records import DatasetRow, Message
 from tests.training.preferences import pairs
-from training.evaluate import Evaluation, evaluate_rows
+from training.row_quality import Evaluation, evaluate_rows
 from training.pretrained import load_network
 from training.tokenizer import encode_plain
 
