@@ -8,7 +8,6 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from everloop.records import DatasetRow
 from training.cpu import training_session
-from training.row_quality import Evaluation, evaluate_rows
 from training.generate import encode_prompt, generate
 from training.preference import (
     Estimate,
@@ -18,6 +17,7 @@ from training.preference import (
     rating_scores,
 )
 from training.pretrained import load_network
+from training.row_quality import Evaluation, evaluate_rows
 from training.run_report import GroupQuality, Sample
 from training.tasks import TaskResult, read_tasks, run_tasks
 

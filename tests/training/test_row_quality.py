@@ -8,8 +8,8 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from everloop.errors import DataError
 from everloop.records import DatasetRow, Message
 from tests.training.preferences import pairs
-from training.row_quality import Evaluation, evaluate_rows
 from training.pretrained import load_network
+from training.row_quality import Evaluation, evaluate_rows
 from training.tokenizer import encode_plain
 
 
