@@ -114,9 +114,7 @@ async def send(
         TimeoutError: it took longer than it may.
         RuntimeError: a request failed, or its answer is not whole.
     """
-    # Idle connections end here before they do at any server (5 s): a request that meets the server
-    # closing one would fail, since a POST is not sent again.
-    connector = aiohttp.TCPConnector(limit=clients, keepalive_timeout=2)
+    connector = aiohttp.TCPConnector(limit=clients)
     timeout = aiohttp.ClientTimeout(total=timeout_seconds)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         async with asyncio.timeout(timeout_seconds):
