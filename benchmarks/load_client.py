@@ -114,7 +114,9 @@ async def send(
         TimeoutError: it took longer than it may.
         RuntimeError: a request failed, or its answer is not whole.
     """
-    connector = aiohttp.TCPConnector(limit=clients)
+    # A connection for each request, for every server alike: llama.cpp's ends one after a stream
+    # without saying so, and a POST that then goes out on it fails.
+    connector = aiohttp.TCPConnector(limit=clients, force_close=True)
     timeout = aiohttp.ClientTimeout(total=timeout_seconds)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         async with asyncio.timeout(timeout_seconds):
