@@ -49,8 +49,9 @@ ALLOWED = {
     "training": {
         "accelerate", "datasets", "datatrove", "filelock", "fsspec", "ftfy", "jinja2", "loguru",
         "numpy", "onnx", "onnxruntime", "peft", "plotly", "py3langid", "pyarrow", "pydantic",
-        "psutil", "pypdf", "ray", "rich", "sacrebleu", "safetensors", "scipy", "tokenizers",
-        "torch", "trafilatura", "transformers", "trl", "warcio", "xxhash", "zstandard",
+        "psutil", "pynvml", "pypdf", "ray", "rich", "sacrebleu", "safetensors", "scipy",
+        "tokenizers", "torch", "trafilatura", "transformers", "trl", "warcio", "xxhash",
+        "zstandard",
     },
     "serving": {
         "bentoml", "filelock", "llguidance", "numpy", "onnxruntime", "prometheus_client", "psutil",

@@ -20,6 +20,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, Traine
 from everloop.errors import EverloopError
 from training.callbacks import BudgetCallback, HistoryCallback, ProgressCallback
 from training.config import OptimizerConfig
+from training.consumption import ConsumptionCallback
 from training.cpu import autocast
 from training.distributed import (
     device_of,
@@ -214,11 +215,18 @@ def trainer_arguments(config: OptimizerConfig, run: RunFolder, budget: Budget) -
     }
 
 
-def prepare(trainer: Any, run: RunFolder, title: str, progress: Progress | None) -> None:
+def prepare(
+    trainer: Any,
+    run: RunFolder,
+    title: str,
+    consumption: ConsumptionCallback,
+    progress: Progress | None,
+) -> None:
     """Give a trainer its callbacks: budget, early stopping, and what shows how it is going."""
     trainer.remove_callback(PrinterCallback)
     callbacks: list[TrainerCallback] = [
         BudgetCallback(trainer.budget),
+        consumption,
         EarlyStoppingCallback(early_stopping_patience=trainer.recipe.patience),
     ]
     if is_main_process():

@@ -4,7 +4,6 @@ A method says what it trains, on what, with which trainer (`Job`); the frame doe
 that was interrupted continues from its last saved state, a finished one is returned as it is.
 """
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from transformers import PreTrainedModel
 from everloop.manifest import DatasetRef
 from training.checkpoint import Checkpoint, write_sidecar
 from training.config import REPORTING, OptimizerConfig
+from training.consumption import ConsumptionCallback
 from training.cpu import training_session
 from training.distributed import device_of
 from training.recipe import prepare, train
@@ -59,18 +59,18 @@ def carry_out(job: Job, run: Path, progress: Progress | None) -> Checkpoint:
         EverloopError: the loss diverged before a state was saved, or a state cannot be saved.
     """
     config = job.config
-    device_of(config)
+    device = device_of(config)
     budget = Budget(config.max_steps, None if config.minutes is None else config.minutes * 60)
     with open_run(run, job.settings) as opened, training_session(config.num_threads):
         if opened.finished is not None:
             return opened.finished
-        cpu_before = time.process_time()
+        consumption = ConsumptionCallback(device)
         trainer = job.make_trainer(opened, budget)
-        prepare(trainer, opened, job.title, progress)
+        prepare(trainer, opened, job.title, consumption, progress)
         metrics = job.add_metrics(train(trainer, opened))
         network = _plain(trainer.model)
         metrics["parameters"] = float(network.num_parameters())
-        metrics["cpu_seconds"] = round(time.process_time() - cpu_before, 1)
+        metrics |= consumption.total()
 
         def write(folder: Path) -> None:
             network.save_pretrained(folder)
