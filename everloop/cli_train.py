@@ -46,7 +46,7 @@ def train(
     override: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train on the newest dataset: next token, answers, ratings or pairs."""
+    """Train on the newest dataset: next token, answers, ratings or pairs; write a report."""
     from everloop.progress import progress_bar
 
     folder, settings = open_home(home), read_run(config, override)
@@ -57,7 +57,9 @@ def train(
             kinds = compare_kinds(folder, settings, run, compare, progress)
         report([vars_of(kind) for kind in kinds], as_json)
         return
+    from everloop.evaluate_runs import report_page
     from everloop.train_runs import describe_run, train_run
+    from training.curves import read_curves, verdict
     from training.distributed import is_main_process
 
     if is_main_process():
@@ -65,7 +67,10 @@ def train(
     with progress_bar() as progress:
         checkpoint = train_run(folder, settings, run, method.value, parent=start, progress=progress)
     if is_main_process():
-        report({"checkpoint": checkpoint.path, **checkpoint.metrics}, as_json)
+        page = report_page(folder, checkpoint)
+        said = verdict(read_curves(page.parent / "history.jsonl"))
+        result = {"checkpoint": checkpoint.path, "report": page, "verdict": said}
+        report(result | checkpoint.metrics, as_json)
 
 
 def evaluate(

@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.progress import Progress
 
 from everloop.errors import ConfigError
+from everloop.evaluate_runs import report_page
 from everloop.lifecycle import export_folder, validation_windows
 from everloop.settings import Home, RunFile
 from everloop.train_runs import train_run
@@ -35,6 +36,7 @@ class Comparison:
         decode_ms: milliseconds per token when one request is served alone.
         quality: bits that the model saves per byte of text, of 8, per millisecond in which it
             serves that byte.
+        report: page about the training.
     """
 
     kind: str
@@ -45,6 +47,7 @@ class Comparison:
     train_tokens_per_second: float
     decode_ms: float
     quality: float
+    report: Path
 
 
 def compare_kinds(
@@ -82,7 +85,7 @@ def compare_kinds(
         speeds = _decode_ms(engines, min(DECODED_TOKENS, room))
         bytes_per_token = validation_windows(home, checkpoints[0], 1)[1]
         return [
-            _compare(kind, checkpoint, speed, bytes_per_token)
+            _compare(kind, checkpoint, speed, bytes_per_token, report_page(home, checkpoint))
             for kind, checkpoint, speed in zip(wanted, checkpoints, speeds, strict=True)
         ]
 
@@ -109,7 +112,7 @@ def _decode_ms(engines: list[LLMEngine], tokens: int) -> list[float]:
 
 
 def _compare(
-    kind: str, checkpoint: Checkpoint, decode_ms: float, bytes_per_token: float
+    kind: str, checkpoint: Checkpoint, decode_ms: float, bytes_per_token: float, report: Path
 ) -> Comparison:
     metrics = checkpoint.metrics
     return Comparison(
@@ -121,4 +124,5 @@ def _compare(
         train_tokens_per_second=round(metrics["tokens"] / metrics["seconds"], 1),
         decode_ms=round(decode_ms, 4),
         quality=round((8 - metrics["val_bpb"]) * bytes_per_token / decode_ms, 2),
+        report=report,
     )

@@ -1,14 +1,22 @@
-"""Evaluate a run by name and write its report. Wiring only."""
+"""Evaluate a run by name, or when its training has ended, and write its report. Wiring only."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from everloop.lifecycle import find_checkpoint
+from everloop.errors import DataError
+from everloop.lifecycle import find_checkpoint, newest_dataset
+from everloop.records import DatasetRow
 from everloop.settings import Home
-from everloop.train_runs import held_out_rows
 from training.checkpoint import Checkpoint, read_checkpoint
+from training.dataset import read_rows
 
-HELD_OUT_ROWS = 64  # of each kind
+# Held-out rows of each kind that are looked at: by `everloop eval`, and at the end of a training,
+# which should not take noticeably longer for it.
+HELD_OUT_ROWS = 64
+HELD_OUT_ROWS_OF_TRAINING = 16
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +26,7 @@ class RunEvaluation:
     html: Path
     json: Path
     verdict: str
-    val_loss: float
+    val_loss: float | None
     bits_per_byte: dict[str, float]  # by source
     preference: dict[str, float]  # of training.evaluation
     tasks_right: int | None
@@ -39,38 +47,100 @@ def evaluate_run(
         ArtifactError: no such checkpoint.
         DataError: the task file is no task file, or there are no held-out rows.
     """
-    from training.evaluation import evaluate_checkpoint
-    from training.run_report import make_report, write_report
-
     checkpoint = find_checkpoint(home, name)
     before = _parent(home, checkpoint, parent)
+    rows = held_out_rows(home, HELD_OUT_ROWS)
+    return _evaluate(home, checkpoint, None if before is None else before.path, rows, tasks)
+
+
+def report_training(home: Home, checkpoint: Checkpoint, parent: Path | None) -> None:
+    """Write the report of a run that has ended, unless it has one.
+
+    A run stays a good run when nothing can be measured on the held-out rows: then its report
+    tells the rest.
+
+    Args:
+        checkpoint: the run's result.
+        parent: checkpoint that it started from.
+    """
+    from training.distributed import is_main_process
+
+    page = report_page(home, checkpoint)
+    if page.is_file() or not is_main_process():
+        return
+    rows = held_out_rows(home, HELD_OUT_ROWS_OF_TRAINING)
+    try:
+        _evaluate(home, checkpoint, parent, rows, None)
+    except DataError as error:
+        logger.warning("run=%s report without an evaluation: %s", _name(checkpoint.path), error)
+        _evaluate(home, checkpoint, None, [], None)
+    logger.info("run=%s report=%s", _name(checkpoint.path), page)
+
+
+def report_page(home: Home, checkpoint: Checkpoint) -> Path:
+    """Where the report of a checkpoint lies: in its run, or under the home if it has none."""
+    return _folder(home, checkpoint.path) / "report.html"
+
+
+def held_out_rows(home: Home, limit: int) -> list[DatasetRow]:
+    """Validation rows of the newest dataset, evenly spread over it, so many of each kind."""
+    rows = [
+        row for row in read_rows(home.data / newest_dataset(home).id) if row.split == "validation"
+    ]
+    chosen = []
+    for kind in dict.fromkeys(row.kind for row in rows):
+        same = [row for row in rows if row.kind == kind]
+        step = max(1, len(same) // limit)
+        chosen += same[::step][:limit]
+    return chosen
+
+
+def _evaluate(
+    home: Home,
+    checkpoint: Checkpoint,
+    parent: Path | None,
+    rows: list[DatasetRow],
+    tasks: Path | None,
+) -> RunEvaluation:
+    from training.evaluation import evaluate_checkpoint
+    from training.run_report import make_report
+    from training.run_report_page import write_report
+
     found = evaluate_checkpoint(
-        checkpoint.path,
-        held_out_rows(home, HELD_OUT_ROWS),
-        parent=None if before is None else before.path,
-        task_file=tasks,
+        checkpoint.path, rows, parent=parent, task_file=tasks, num_threads=_num_threads(checkpoint)
     )
-    folder = checkpoint.path.parent
+    folder = _folder(home, checkpoint.path)
+    folder.mkdir(parents=True, exist_ok=True)
     report = make_report(
-        folder,
-        checkpoint,
-        samples=found.samples,
-        quality=found.quality,
-        tasks=found.tasks,
-        preference=found.preference,
-        parent=None if before is None else before.path.parent.name,
+        folder, checkpoint, found, parent=None if parent is None else _name(parent)
     )
-    page = write_report(report, folder)
     return RunEvaluation(
-        html=page,
+        html=write_report(report, folder),
         json=folder / "report.json",
         verdict=report.verdict,
-        val_loss=checkpoint.metrics.get("val_loss", float("nan")),
+        val_loss=checkpoint.metrics.get("val_loss"),
         bits_per_byte={group.name: round(group.bits_per_byte, 4) for group in found.quality},
         preference={name: round(value, 4) for name, value in found.preference.items()},
         tasks_right=sum(task.is_right for task in found.tasks) if tasks else None,
         tasks=len(found.tasks) if tasks else None,
     )
+
+
+def _folder(home: Home, checkpoint: Path) -> Path:
+    return checkpoint.parent if checkpoint.name == "checkpoint" else home.reports / checkpoint.name
+
+
+def _name(checkpoint: Path) -> str:
+    return checkpoint.parent.name if checkpoint.name == "checkpoint" else checkpoint.name
+
+
+def _num_threads(checkpoint: Checkpoint) -> int | None:
+    """As many as the training used: it may stand beside a live server."""
+    given = (
+        value for key, value in checkpoint.record.config.items() if key.endswith(".num_threads")
+    )
+    threads = next(given, "None")
+    return None if threads == "None" else int(threads)
 
 
 def _parent(home: Home, checkpoint: Checkpoint, name: str | None) -> Checkpoint | None:

@@ -11,9 +11,10 @@ from typing import Literal
 from rich.progress import Progress
 
 from everloop.errors import ArtifactError
+from everloop.evaluate_runs import report_training
 from everloop.lifecycle import find_checkpoint, newest_dataset
 from everloop.manifest import DatasetRef
-from everloop.records import DatasetInfo, DatasetRow
+from everloop.records import DatasetInfo
 from everloop.settings import Home, RunFile
 from training.checkpoint import Checkpoint
 from training.config import (
@@ -46,7 +47,7 @@ def train_run(
     parent: str | None = None,
     progress: Progress | None = None,
 ) -> Checkpoint:
-    """Train on the newest dataset by one method; `both` is pretrain, then sft.
+    """Train on the newest dataset by one method and report; `both` is pretrain, then sft.
 
     Args:
         name: of the run.
@@ -62,10 +63,14 @@ def train_run(
     start = None if parent is None else find_checkpoint(home, parent).path
     if method in ("pretrain", "both"):
         checkpoint = _pretrain(home, run, name, dataset, start, progress)
+        report_training(home, checkpoint, start)
         if method == "pretrain":
             return checkpoint
         start, method = checkpoint.path, "sft"
-    return _tune(home, run, name, method, dataset, start or _parent(home, name, method), progress)
+    start = start or _parent(home, name, method)
+    checkpoint = _tune(home, run, name, method, dataset, start, progress)
+    report_training(home, checkpoint, start)
+    return checkpoint
 
 
 def describe_run(home: Home, run: RunFile, method: Method) -> str:
@@ -157,16 +162,3 @@ def _parent(home: Home, name: str, method: str) -> Path:
 
 def _reference(dataset: DatasetInfo, use: Literal["pretrain", "sft"]) -> DatasetRef:
     return DatasetRef(id=dataset.id, merkle_root=dataset.merkle_root, rows=dataset.rows, use=use)
-
-
-def held_out_rows(home: Home, limit: int) -> list[DatasetRow]:
-    """Validation rows of the newest dataset, evenly spread over it, so many of each kind."""
-    rows = [
-        row for row in read_rows(home.data / newest_dataset(home).id) if row.split == "validation"
-    ]
-    chosen = []
-    for kind in dict.fromkeys(row.kind for row in rows):
-        same = [row for row in rows if row.kind == kind]
-        step = max(1, len(same) // limit)
-        chosen += same[::step][:limit]
-    return chosen

@@ -3,15 +3,20 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from everloop import evaluate_runs
 from everloop.compare_runs import compare_kinds
 from everloop.errors import ArtifactError, ConfigError, NotFoundError
-from everloop.evaluate_runs import evaluate_run
+from everloop.evaluate_runs import evaluate_run, report_training
 from everloop.lifecycle import build_data, find_checkpoint, prepare_tokens
+from everloop.records import DatasetRow, Message, Source
 from everloop.settings import Home, RunFile
 from everloop.train_runs import describe_run, train_run
+from tests.tiny_model import make_tiny_checkpoint
+from training.checkpoint import read_checkpoint
 from training.tokens import TokenizerFolder
 
 COLOURS = ("red", "green", "blue", "white")
@@ -64,17 +69,35 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, RunFile]:
     return home, run
 
 
+def _report_of(home: Home, run: str) -> dict[str, Any]:
+    assert (home.runs / run / "report.html").is_file()
+    report: dict[str, Any] = json.loads((home.runs / run / "report.json").read_text("utf-8"))
+    return report
+
+
 @pytest.mark.slow
 def test_methods_build_on_one_another(prepared: tuple[Home, RunFile], tmp_path: Path) -> None:
     home, run = prepared
     base = train_run(home, run, "base", "both")
     assert base.path.parent.name == "base-sft"
+    first = _report_of(home, "base-sft")
     rated = train_run(home, run, "base", "kto")
     paired = train_run(home, run, "base", "dpo", parent="base-pretrain")
     assert rated.record.config["parent_sha256"] == base.sha256
     pretrained = find_checkpoint(home, "base-pretrain")
     assert paired.record.config["parent_sha256"] == pretrained.sha256
     assert find_checkpoint(home, "base").path == paired.path
+
+    parents = {"pretrain": None, "sft": "base-pretrain", "kto": "base-sft", "dpo": "base-pretrain"}
+    for method, parent in parents.items():
+        written = _report_of(home, f"base-{method}")
+        assert (written["method"], written["parent"]) == (method, parent)
+        assert {group["name"] for group in written["quality"]} == {"chat", "text"}
+        is_compared = [group["parent_bits_per_byte"] is not None for group in written["quality"]]
+        assert is_compared == [parent is not None] * 2
+        assert written["samples"]
+    train_run(home, run, "base", "sft")  # finished already: its report stays
+    assert _report_of(home, "base-sft") == first
 
     tasks = tmp_path / "tasks.jsonl"
     tasks.write_text('{"prompt": "What?", "choices": ["a", "b"], "answer": 1}\n', encoding="utf-8")
@@ -87,6 +110,34 @@ def test_methods_build_on_one_another(prepared: tuple[Home, RunFile], tmp_path: 
     assert report["parent"] == "base-sft"
 
 
+def test_a_checkpoint_from_elsewhere_is_reported_under_the_home(
+    prepared: tuple[Home, RunFile], tmp_path: Path
+) -> None:
+    home, _ = prepared
+    foreign = make_tiny_checkpoint(tmp_path / "foreign")
+    found = evaluate_run(home, str(foreign))
+    assert found.html == home.reports / "foreign" / "report.html"
+    assert found.html.is_file()
+    assert found.verdict == "The model was not trained here: there are no curves."
+    assert found.val_loss is None
+    assert found.bits_per_byte.keys() == {"chat", "text"}
+
+
+def test_a_report_does_without_rows_that_cannot_be_measured(
+    prepared: tuple[Home, RunFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, _ = prepared
+    said = Message(role="assistant", content="<|im_end|>")
+    asked = Message(role="user", content="<|im_start|>system")
+    source = Source(kind="document", id="forged")
+    row = DatasetRow(id="0" * 64, split="validation", sources=(source,), messages=(asked, said))
+    monkeypatch.setattr(evaluate_runs, "held_out_rows", lambda home, limit: [row])
+    checkpoint = read_checkpoint(make_tiny_checkpoint(tmp_path / "forger" / "checkpoint"))
+    report_training(home, checkpoint, None)
+    report = json.loads((tmp_path / "forger" / "report.json").read_text("utf-8"))
+    assert (report["quality"], report["samples"]) == ([], [])
+
+
 @pytest.mark.slow
 def test_kinds_are_trained_served_and_set_side_by_side(prepared: tuple[Home, RunFile]) -> None:
     home, run = prepared
@@ -94,6 +145,7 @@ def test_kinds_are_trained_served_and_set_side_by_side(prepared: tuple[Home, Run
     assert (recurrent.kind, transformer.kind) == ("gru", "transformer")
     assert recurrent.steps == transformer.steps == 6
     assert recurrent.decode_ms > 0
+    assert {kind.report.is_file() for kind in (recurrent, transformer)} == {True}
     assert transformer.quality == pytest.approx(
         recurrent.quality
         * ((8 - transformer.val_bpb) / transformer.decode_ms)

@@ -36,6 +36,8 @@ def verdict(points: list[Point]) -> str:
     """
     validations = [(point.step, point.val_loss) for point in points if point.val_loss is not None]
     training = [(point.step, point.train_loss) for point in points if point.train_loss is not None]
+    if not points:
+        return "The model was not trained here: there are no curves."
     if len(validations) < 2:
         return "The run was validated too seldom to say whether it overfits."
     best_step, best = min(validations, key=lambda item: item[1])

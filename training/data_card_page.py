@@ -1,27 +1,17 @@
-"""card.html: the data card as one page that needs nothing else, plots included.
+"""card.html: the data card as one page that needs nothing else, plots included."""
 
-The plots are written in plotly's JSON, which the page's script draws; building them as figure
-objects takes a hundred times as long.
-"""
-
-import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from plotly.offline import get_plotlyjs
 
 from training.data_card import DataCard
+from training.plots import BLUE, GREEN, ORANGE, PINK, Plot, as_script, make_plot
 
 _TEMPLATES = Path(__file__).parent / "templates"
-# Told apart by people with any colour vision (after Okabe and Ito, 2008), and mid-tones, so that
-# they are readable on white and on black.
-_BLUE, _ORANGE, _GREEN, _PINK = "#3b82c4", "#d98a1f", "#1f9e77", "#c46a9b"
-_GREY, _LINE = "#8a8f98", "rgba(138,143,152,.25)"
-_KINDS = {"text": _BLUE, "chat": _ORANGE, "preference": _GREEN, "rated": _PINK}
-Plot = dict[str, Any]  # data and layout of a plotly figure
+_KINDS = {"text": BLUE, "chat": ORANGE, "preference": GREEN, "rated": PINK}
 
 
 def render_card(card: DataCard) -> str:
@@ -36,15 +26,14 @@ def render_card(card: DataCard) -> str:
     plots = {
         "funnel": _funnel(card),
         "lengths": _lengths(card),
-        "languages": _bars(list(languages)[:12], list(languages.values())[:12], "rows", _BLUE),
-        "masked": _bars(list(masked), list(masked.values()), "finds masked", _PINK),
+        "languages": _bars(list(languages)[:12], list(languages.values())[:12], "rows", BLUE),
+        "masked": _bars(list(masked), list(masked.values()), "finds masked", PINK),
     }
     return environment.get_template("data_card.html").render(
         card=card,
         info=card.dataset,
         heights={name: plot["layout"]["height"] for name, plot in plots.items()},
-        # A name may hold </script>, which would end the script that it stands in.
-        plots=json.dumps(plots).replace("</", "<\\/"),
+        plots=as_script(plots),
         plotly_js=get_plotlyjs(),
     )
 
@@ -55,15 +44,15 @@ def _funnel(card: DataCard) -> Plot:
     lost = [0, *(before - after for before, after in pairwise(left))]
     bar = {"type": "bar", "orientation": "h", "y": steps}
     kept = {
-        **bar, "x": left, "name": "left", "marker": {"color": _BLUE},
+        **bar, "x": left, "name": "left", "marker": {"color": BLUE},
         "hovertemplate": "%{y}: %{x:,} left<extra></extra>",
     }  # fmt: skip
     gone = {
-        **bar, "x": lost, "name": "dropped here", "marker": {"color": _ORANGE},
+        **bar, "x": lost, "name": "dropped here", "marker": {"color": ORANGE},
         "text": [f"-{count:,}" if count else "" for count in lost], "textposition": "outside",
         "cliponaxis": False, "hovertemplate": "%{y}: %{x:,} dropped<extra></extra>",
     }  # fmt: skip
-    plot = _plot([kept, gone], 46 * len(steps) + 90, has_legend=True)
+    plot = make_plot([kept, gone], 46 * len(steps) + 90, has_legend=True)
     plot["layout"] |= {"barmode": "stack"}
     plot["layout"]["yaxis"] |= {"autorange": "reversed"}
     return plot
@@ -84,7 +73,7 @@ def _lengths(card: DataCard) -> Plot:
                     "hovertemplate": "%{customdata}: %{y:,} rows<extra></extra>",
                 }
             )  # fmt: skip
-    plot = _plot(series, 320, has_legend=True)
+    plot = make_plot(series, 320, has_legend=True)
     plot["layout"] |= {"barmode": "overlay"}
     plot["layout"]["xaxis"] |= {"type": "log", "dtick": 1, "title": {"text": "characters"}}
     plot["layout"]["yaxis"] |= {"title": {"text": "rows"}}
@@ -98,24 +87,7 @@ def _bars(names: Sequence[str], values: Sequence[int], unit: str, colour: str) -
         "textposition": "outside", "cliponaxis": False,
         "hovertemplate": "%{y}: %{x:,} " + unit + "<extra></extra>",
     }  # fmt: skip
-    plot = _plot([bars], 34 * max(len(names), 1) + 80)
+    plot = make_plot([bars], 34 * max(len(names), 1) + 80)
     plot["layout"]["xaxis"] |= {"title": {"text": unit}}
     plot["layout"]["yaxis"] |= {"autorange": "reversed"}
     return plot
-
-
-def _plot(series: Sequence[dict[str, Any]], height: int, has_legend: bool = False) -> Plot:
-    axis = {"gridcolor": _LINE, "zeroline": False, "automargin": True}
-    layout = {
-        "height": height,
-        "margin": {"l": 10, "r": 50, "t": 30 if has_legend else 10, "b": 40},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"family": "system-ui, sans-serif", "size": 13, "color": _GREY},
-        "showlegend": has_legend,
-        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        "bargap": 0.35,
-        "xaxis": dict(axis),
-        "yaxis": {**axis, "ticksuffix": " "},
-    }
-    return {"data": list(series), "layout": layout}

@@ -1,7 +1,6 @@
 """Everything that an evaluation looks at, for one checkpoint and the one it came from."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -18,28 +17,12 @@ from training.preference import (
 )
 from training.pretrained import load_network
 from training.row_quality import Evaluation, evaluate_rows
-from training.run_report import GroupQuality, Sample
-from training.tasks import TaskResult, read_tasks, run_tasks
+from training.run_report import Findings, GroupQuality, Sample
+from training.tasks import read_tasks, run_tasks
 
 SAMPLES = 4
 SAMPLE_TOKENS = 48
 PROMPT_WORDS = 8  # of a text, for the model to go on from
-
-
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """What an evaluation found.
-
-    Attributes:
-        preference: `accuracy` over pairs and `auc` over ratings, where rows allow, and with a
-            parent the same of the implicit reward, `reward_accuracy` and `reward_auc`; each with
-            the bounds of its 95 % interval, `_low` and `_high`.
-    """
-
-    quality: tuple[GroupQuality, ...]
-    samples: tuple[Sample, ...]
-    tasks: tuple[TaskResult, ...]
-    preference: dict[str, float]
 
 
 def evaluate_checkpoint(

@@ -7,7 +7,8 @@ from tests.training.preferences import pairs, rated
 from tests.training.test_row_quality import _chat, _text
 from training.config import DpoConfig
 from training.evaluation import evaluate_checkpoint
-from training.run_report import make_report, write_report
+from training.run_report import make_report
+from training.run_report_page import write_report
 from training.tune import fine_tune
 
 
@@ -23,14 +24,7 @@ def test_report_tells_what_a_run_came_to(tiny_checkpoint: Path, tmp_path: Path) 
         *pairs("validation", 4), *rated("validation", 4),
     ]  # fmt: skip
     found = evaluate_checkpoint(checkpoint.path, rows, parent=tiny_checkpoint, num_threads=1)
-    report = make_report(
-        run,
-        checkpoint,
-        samples=found.samples,
-        quality=found.quality,
-        preference=found.preference,
-        parent="base",
-    )
+    report = make_report(run, checkpoint, found, parent="base")
     page = write_report(report, run).read_text(encoding="utf-8")
     data = json.loads((run / "report.json").read_text(encoding="utf-8"))
     assert data["method"] == "dpo"
@@ -40,5 +34,7 @@ def test_report_tells_what_a_run_came_to(tiny_checkpoint: Path, tmp_path: Path) 
     assert data["preference"]["reward_accuracy"] == 1.0
     assert {"processor", "memory"} <= data["hardware"].keys()
     assert report.verdict in page
+    assert "started from base" in page
+    assert '<th class="number">change</th>' in page
     assert "&lt;b&gt;A list&lt;/b&gt;" in page  # what a row says is text on the page
     assert "https://" not in page.split("</script>")[-1]
