@@ -4,7 +4,6 @@ dataset -> tokenizer and shards -> training (train_runs.py) -> export. A step ta
 result of the step before it, so the verbs of the command line can be called one after the other.
 """
 
-import json
 import tempfile
 from itertools import islice
 from pathlib import Path
@@ -30,6 +29,7 @@ from training.tokenizer import TokenizerConfig, train_tokenizer
 
 MAX_TITLES = 50_000  # documents of a dataset that the store knows by more than their id
 EXPORT_WINDOWS = 64  # validation windows on which the precisions are compared
+MAX_WINDOW_TOKENS = 4096  # of one window, however long the texts are that a model takes
 
 
 def build_data(home: Home, run: RunFile, progress: Progress | None = None) -> DatasetInfo:
@@ -170,14 +170,18 @@ def validation_windows(home: Home, checkpoint: Checkpoint, limit: int) -> tuple[
         text = comparison_windows(home, checkpoint.path, limit)
         return text.tokens, text.bytes_per_token
     shard = TokenShard.open(home.shards / used[0], "validation")
-    windows = shard.windows(_context_length(checkpoint))
+    context = min(_context_length(checkpoint), len(shard.tokens) - 1)
+    windows = shard.windows(context)
     chosen = np.linspace(0, len(windows) - 1, min(limit, len(windows))).astype(int)
     return np.array(windows[chosen]), shard.bytes_per_token
 
 
 def _context_length(checkpoint: Checkpoint) -> int:
-    config = json.loads((checkpoint.path / "config.json").read_text(encoding="utf-8"))
-    return int(config["max_position_embeddings"])
+    """Tokens of a window: all that the model takes, where that is not out of proportion."""
+    # Imported here, as the exporter is: torch. Families name the setting differently.
+    from training.pretrained import load_config
+
+    return min(int(load_config(checkpoint.path).max_position_embeddings), MAX_WINDOW_TOKENS)
 
 
 def golden_prompts(checkpoint: Checkpoint, windows: np.ndarray) -> list[str]:

@@ -97,7 +97,7 @@ class DatasetRef(_Part):
     id: str
     merkle_root: str
     rows: int
-    use: Literal["pretrain", "sft", "feedback", "replay"]
+    use: Literal["pretrain", "sft", "kto", "dpo", "feedback", "replay"]
 
 
 class Lineage(_Part):

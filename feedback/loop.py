@@ -152,7 +152,7 @@ class _Round:
         corpora = [
             reference.id
             for reference in self._champion.manifest.lineage.datasets
-            if reference.use in ("pretrain", "sft")
+            if reference.use in ("pretrain", "sft", "kto", "dpo")
         ]
         original = [
             row for corpus in dict.fromkeys(corpora) for row in read_rows(self._home.data / corpus)

@@ -1,5 +1,6 @@
 """Encoded rows of a split: what can be learnt from, and what happened to the others."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
@@ -62,7 +63,8 @@ def encode_split(
                 f"row {row.id[:12]} belongs to the {row.split} split and was given as {split} row. "
                 "Choose rows by their split."
             )
-        if forges_marks((*(row.messages or ()), *(row.chosen or ()), *(row.rejected or ()))):
+        turns = (*(row.messages or ()), *(row.chosen or ()), *(row.rejected or ()))
+        if forges_marks(turns, row.tools):
             encoded.drop("special token in a message")
         else:
             add(encoded, row)
@@ -74,9 +76,12 @@ def encode_split(
     return encoded
 
 
-def forges_marks(messages: Sequence[Message]) -> bool:
+def forges_marks(
+    messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None
+) -> bool:
     """Whether a text holds the template's marks: it could end the user's turn."""
     texts = [message.model_dump_json() for message in messages]
+    texts += [json.dumps(tool, ensure_ascii=False) for tool in tools or ()]
     return any(token in text for text in texts for token in SPECIAL_TOKENS)
 
 
@@ -116,10 +121,12 @@ def encode_conversation(
 
 
 def split_answer(
-    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase
+    messages: Sequence[Message],
+    tokenizer: PreTrainedTokenizerBase,
+    tools: Sequence[dict[str, Any]] | None = None,
 ) -> tuple[list[int], list[int]]:
     """Encode a conversation into its prompt and its last answer with the answer's end mark."""
-    ids, said = encode_conversation(messages, tokenizer)
+    ids, said = encode_conversation(messages, tokenizer, tools)
     end = max((index + 1 for index, is_said in enumerate(said) if is_said), default=0)
     start = end
     while start > 0 and said[start - 1]:

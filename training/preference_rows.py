@@ -69,7 +69,7 @@ def encode_rated(
                 ((*prompt, *(row.rejected or ())), False),
             ]
         for messages, label in sides:
-            asked, answer = split_answer(messages, tokenizer)
+            asked, answer = split_answer(messages, tokenizer, row.tools)
             if not answer:
                 encoded.drop("no answer")
                 continue
@@ -98,8 +98,8 @@ def encode_pairs(
             encoded.drop(f"kind {row.kind}")
             return
         prompt = row.messages or ()
-        asked, chosen = split_answer((*prompt, *(row.chosen or ())), tokenizer)
-        _, rejected = split_answer((*prompt, *(row.rejected or ())), tokenizer)
+        asked, chosen = split_answer((*prompt, *(row.chosen or ())), tokenizer, row.tools)
+        _, rejected = split_answer((*prompt, *(row.rejected or ())), tokenizer, row.tools)
         if not chosen or not rejected or chosen == rejected:
             encoded.drop("no two answers")
             return

@@ -92,8 +92,8 @@ def _continuations(
         ids = [start, *encode_plain(tokenizer.backend_tokenizer, [row.text or ""])[0]]
         for at in range(1, len(ids), context_length - 1):
             yield ids[at - 1 : at], ids[at : at + context_length - 1]
-    elif row.kind == "chat" and not forges_marks(row.messages or ()):
-        asked, answer = split_answer(row.messages or (), tokenizer)
+    elif row.kind == "chat" and not forges_marks(row.messages or (), row.tools):
+        asked, answer = split_answer(row.messages or (), tokenizer, row.tools)
         asked = asked[-max(1, context_length - len(answer)) :]
         if answer and len(asked) + len(answer) <= context_length:
             yield asked, answer

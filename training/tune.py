@@ -33,6 +33,7 @@ from training.transfer import check_vocabulary
 
 # LoRA's additions start at zero and are few: they take larger steps than whole matrices do.
 LORA_RATIO = 5.0
+METHODS = ("sft", "kto", "dpo")
 
 
 def fine_tune(
@@ -74,7 +75,7 @@ def fine_tune(
         make_trainer=tuning.make_trainer,
         add_metrics=lambda metrics: {**metrics, **tuning.counted},
         tokenizer=TokenizerFolder.read(parent),
-        datasets=(*checkpoint.record.datasets, *datasets),
+        datasets=(*checkpoint.record.datasets, *_named(datasets, tuning.method.name)),
         parent_tag=parent_tag,
     )
     return carry_out(job, run, progress)
@@ -114,6 +115,14 @@ class _Tuning:
             lora=_lora(config, network),
         )
         return _equip(method.make_trainer(parts), method, parts, budget, rows_per_step)
+
+
+def _named(datasets: Sequence[DatasetRef], method: str) -> list[DatasetRef]:
+    """The datasets with the method that learns from them; feedback and replay say it already."""
+    return [
+        dataset.model_copy(update={"use": method}) if dataset.use in METHODS else dataset
+        for dataset in datasets
+    ]
 
 
 def _method(config: TuneConfig) -> Method:

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from everloop.errors import DataError
+from everloop.manifest import DatasetRef
 from tests.training.preferences import pairs, rated
 from training.config import DpoConfig
 from training.tune import fine_tune
@@ -24,10 +25,13 @@ def _config(**values: object) -> DpoConfig:
 
 
 def test_dpo_prefers_what_people_approved(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    uses = [DatasetRef(id="ds-1", merkle_root="0", rows=18, use=use) for use in ("sft", "replay")]
     checkpoint = fine_tune(
-        tiny_checkpoint, pairs("train", 12), pairs("validation", 6), tmp_path / "run", _config()
-    )
+        tiny_checkpoint, pairs("train", 12), pairs("validation", 6), tmp_path / "run", _config(),
+        datasets=uses,
+    )  # fmt: skip
     assert checkpoint.metrics["val_loss"] < 0.4  # ln 2 is no preference
+    assert [one.use for one in checkpoint.record.datasets] == ["pretrain", "dpo", "replay"]
 
 
 @pytest.mark.slow
