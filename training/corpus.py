@@ -3,6 +3,8 @@
 The sources (`python_docs`, `readers`) produce these; `cleaning` and `dataset` consume them.
 """
 
+from typing import Any
+
 from everloop.records import Document, Message, Record
 
 
@@ -13,6 +15,7 @@ class Conversation(Record):
         messages: end with the answer; of a preference they are the prompt.
         chosen, rejected: the better and the worse continuation.
         label: whether the answer is approved.
+        tools: that the assistant could call.
         source: where it was read, as in Document.
         document: id of the document that it was made from; its own id if there is none.
         sha256: of the content as it was read; that of the document's text is the document's.
@@ -27,6 +30,7 @@ class Conversation(Record):
     chosen: tuple[Message, ...] | None = None
     rejected: tuple[Message, ...] | None = None
     label: bool | None = None
+    tools: tuple[dict[str, Any], ...] | None = None
     sha256: str = ""
     collection: str = ""
     language: str | None = None

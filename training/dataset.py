@@ -194,11 +194,9 @@ def _row(item: Document | Conversation, config: DataConfig) -> DatasetRow:
         content: dict[str, object] = {"text": item.text}
     else:
         document, topic = item.document, item.topic
-        continuations = {"chosen": item.chosen, "rejected": item.rejected, "label": item.label}
-        content = {"messages": item.messages, **continuations}
-        identifier = content_hash(
-            None, item.messages, chosen=item.chosen, rejected=item.rejected, label=item.label
-        )
+        more = {name: getattr(item, name) for name in ("chosen", "rejected", "label", "tools")}
+        content = {"messages": item.messages, **more}
+        identifier = content_hash(None, item.messages, **more)
     return DatasetRow.model_validate(
         {
             "id": identifier,

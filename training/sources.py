@@ -25,8 +25,9 @@ from training.reading.spans import Span, split_lines
 
 SUFFIXES: dict[str, Format] = {
     ".txt": "text", ".md": "text", ".markdown": "text", ".rst": "text", ".jsonl": "jsonl",
-    ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".html": "html",
-    ".htm": "html", ".xhtml": "html", ".warc": "warc", ".wet": "warc", ".pdf": "pdf",
+    ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet",
+    ".html": "html", ".htm": "html", ".xhtml": "html", ".warc": "warc", ".wet": "warc",
+    ".pdf": "pdf",
 }  # fmt: skip
 
 
@@ -43,6 +44,10 @@ class SourceConfig(Config):
     format: Literal["auto", Format] = Field("auto", description="auto goes by the file's suffix.")
     text_field: str | None = Field(None, description="Key or column of the text [data.text_field].")
     id_field: str = Field("id", description="Key or column of a document's own id.")
+    prompt_field: str | None = Field(
+        None, description="Key or column of a question, with completion_field for its answer."
+    )
+    completion_field: str | None = Field(None, description="Key or column of its answer.")
     licence: str | None = Field(None, description="Of its documents [data.licence].")
     language: str | None = Field(None, description="Of its documents; recognised if absent.")
 
@@ -50,6 +55,8 @@ class SourceConfig(Config):
     def _has_one_place(self) -> "SourceConfig":
         if (self.path is None) == (self.dataset is None):
             raise ValueError("a source has either a path or a dataset")
+        if (self.prompt_field is None) != (self.completion_field is None):
+            raise ValueError("prompt_field and completion_field are given together")
         return self
 
 
@@ -124,6 +131,8 @@ def _reader(found: Input) -> Callable[[str, ReadOptions], Iterator[Item]]:
             from training.reading.jsonl import read_jsonl
 
             return partial(read_jsonl, span=found.span)
+        case "json":
+            from training.reading.json_file import read_json as reader
         case "csv":
             from training.reading.tables import read_csv as reader
         case "parquet":
@@ -149,6 +158,8 @@ def _own(source: SourceConfig, options: ReadOptions) -> ReadOptions:
         licence=source.licence or options.licence,
         text_field=source.text_field or options.text_field,
         id_field=source.id_field,
+        prompt_field=source.prompt_field,
+        completion_field=source.completion_field,
         collection=source.name or PurePosixPath(place.rstrip("/")).name or place,
         language=source.language,
     )

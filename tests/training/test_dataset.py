@@ -255,3 +255,16 @@ def test_python_docs_pairs_lie_on_the_side_of_their_document(
     for row in read_rows(python_version[0]):
         sides.setdefault(row.sources[0].id, set()).add(row.split)
     assert all(len(splits) == 1 for splits in sides.values())
+
+
+def test_tools_of_a_conversation_reach_its_row(corpus: Path, home: Home) -> None:
+    tool = {"type": "function", "function": {"name": "count"}}
+    turns = [{"role": "user", "content": "1?"}, {"role": "assistant", "content": "Of course, 1."}]
+    with corpus.open("a", encoding="utf-8") as file:
+        file.writelines(
+            json.dumps({"messages": turns, **more}) + "\n" for more in ({}, {"tools": [tool]})
+        )
+    rows = [row for row in read_rows(home.data / build(corpus, home).id) if row.messages]
+    assert [row.tools for row in rows[-2:]] == [None, (tool,)]
+    assert rows[-1].id == content_hash(None, rows[-1].messages, tools=(tool,)) != rows[-2].id
+    assert rows[-1].split == rows[-2].split

@@ -154,8 +154,11 @@ def test_read_files_logs_the_first_malformed_lines(
 
 def test_read_files_refuses_a_file_without_a_usable_line(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"body": "one"}, {"body": "two"})
-    with pytest.raises(DataError, match=r"none of its 2 lines can be used: line 1 \(no_text\)"):
+    with pytest.raises(
+        DataError, match=r"none of its 2 lines can be used: line 1 \(no_text\)"
+    ) as e:
         read(path)
+    assert "Line 1 has body. Each must have 'text'" in str(e.value)
 
 
 def test_read_files_names_a_missing_source(tmp_path: Path) -> None:
@@ -217,6 +220,21 @@ def test_a_source_has_fields_of_its_own(tmp_path: Path) -> None:
     assert isinstance(item, Document)
     assert (item.id, item.licence, item.collection) == ("notes/k1", "CC0-1.0", "notes")
     assert (item.text, item.language) == ("one", "en")
+
+
+def test_a_question_and_its_answer_may_have_keys_of_their_own(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {"q": "2 + 2?", "a": "4", "text": "x"}, {"q": "3?", "a": 3})
+    source = SourceConfig(path=str(path), prompt_field="q", completion_field="a")
+    (found,) = find_inputs([source], OPTIONS)
+    chat, dropped = read_input(found, seed=0)
+    assert isinstance(chat, Conversation)
+    assert [(turn.role, turn.content) for turn in chat.messages] == [
+        ("user", "2 + 2?"), ("assistant", "4"),
+    ]  # fmt: skip
+    assert isinstance(dropped, Dropped)
+    assert dropped.reason == "no_question_and_answer"
+    with pytest.raises(ValueError, match="are given together"):
+        SourceConfig(path="a", prompt_field="q")
 
 
 def test_ids_do_not_depend_on_where_the_files_lie(tmp_path: Path) -> None:

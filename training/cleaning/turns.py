@@ -4,6 +4,7 @@ A conversation is a datatrove document whose metadata has `messages`, and perhap
 `rejected`; its text is all turns joined.
 """
 
+import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -68,11 +69,15 @@ def all_turns(metadata: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def identity(document: Document) -> str:
-    """What two documents must share to be the same: the text, and of turns what they are for."""
+    """What two documents must share to be the same: the text, and of turns what they are for
+    and what they could call.
+    """
     counts = [len(document.metadata.get(field) or ()) for field in TURN_FIELDS]
     if not any(counts):
         return document.text
-    return f"{document.text}\n{counts} {document.metadata.get('label')}"
+    tools = document.metadata.get("tools")
+    shown = f" {json.dumps(tools)}" if tools else ""
+    return f"{document.text}\n{counts} {document.metadata.get('label')}{shown}"
 
 
 def join_turns(turns: list[dict[str, Any]]) -> str:

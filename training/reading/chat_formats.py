@@ -1,6 +1,6 @@
 """The forms in which conversations, preferences and ratings are published, as one record.
 
-- messages: `messages` (OpenAI fine-tuning, with `weight`; with `label` a rated answer)
+- messages: `messages` (OpenAI fine-tuning, with `weight` and `tools`; with `label` a rated answer)
 - OpenAI preference: `input.messages`, `preferred_output`, `non_preferred_output`
 - TRL: `prompt` with `completion` (and `label`), or with `chosen` and `rejected`; the prompt may be
   the common beginning of both; texts or lists of turns
@@ -8,9 +8,10 @@
 - Alpaca: `instruction`, `input`, `output`
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -39,6 +40,7 @@ class Exchange:
     chosen: Turns | None = None
     rejected: Turns | None = None
     label: bool | None = None
+    tools: tuple[dict[str, Any], ...] | None = None
 
 
 def read_exchange(row: Mapping[str, Any]) -> Exchange | None:
@@ -47,6 +49,17 @@ def read_exchange(row: Mapping[str, Any]) -> Exchange | None:
     Raises:
         MalformedRowError: it is one of them and cannot be used.
     """
+    exchange = _exchange(row)
+    if exchange is None:
+        return None
+    asked = row.get("input")
+    tools = asked.get("tools") if isinstance(asked, dict) else row.get("tools")
+    if row.get("functions"):
+        raise MalformedRowError("functions_instead_of_tools")
+    return replace(exchange, tools=_tools(tools))
+
+
+def _exchange(row: Mapping[str, Any]) -> Exchange | None:
     if "messages" in row:
         return _rated(_trimmed(row["messages"]), row.get("label"))
     if "preferred_output" in row or "non_preferred_output" in row:
@@ -146,6 +159,20 @@ def _sharegpt(turns: object) -> Turns:
         role = _SHAREGPT_ROLES.get(str(turn.get("from", turn.get("role"))))
         messages.append(_message({"role": role, "content": turn.get("value", turn.get("content"))}))
     return tuple(messages)
+
+
+def _tools(value: object) -> tuple[dict[str, Any], ...] | None:
+    """A list of functions; tables hold it as the text of one."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise MalformedRowError("bad_tools") from error
+    if not value:
+        return None
+    if not isinstance(value, Sequence) or not all(isinstance(tool, dict) for tool in value):
+        raise MalformedRowError("bad_tools")
+    return tuple(value)
 
 
 def _message(turn: object) -> Message:

@@ -7,7 +7,7 @@ from typing import Literal
 from everloop.records import Document
 from training.corpus import Dropped
 
-Format = Literal["text", "jsonl", "csv", "parquet", "html", "warc", "pdf"]
+Format = Literal["text", "jsonl", "json", "csv", "parquet", "html", "warc", "pdf"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,8 @@ class ReadOptions:
     Attributes:
         text_field: key or column that holds a text.
         id_field: key or column that holds a document's own id, where there is one.
+        prompt_field, completion_field: keys of a question and its answer, where they have others
+            than those of a known form.
         document_characters: a text file is cut at the first blank line behind this many.
         collection: name of the source, recorded with every document.
         name: of the file in its source; ids begin with it, so that moving a folder changes none.
@@ -27,6 +29,8 @@ class ReadOptions:
     text_field: str
     document_characters: int
     id_field: str = "id"
+    prompt_field: str | None = None
+    completion_field: str | None = None
     collection: str = ""
     name: str = ""
     language: str | None = None

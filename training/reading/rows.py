@@ -40,33 +40,55 @@ def read_rows(
     """
     usable = 0
     malformed: list[str] = []
+    keys = ""
     for number, row in rows:
-        item = row if isinstance(row, Dropped) else _item(row, f"{location}:{number}", options)
+        item = row if isinstance(row, Dropped) else make_item(row, f"{location}:{number}", options)
         if isinstance(item, Dropped):
             malformed.append(f"{unit} {number} ({item.reason})" if len(malformed) < 3 else "")
+            if not keys and not isinstance(row, Dropped):
+                keys = f" {unit.capitalize()} {number} has {', '.join(map(str, row)) or 'no key'}."
         else:
             usable += 1
         yield item
     named = ", ".join(malformed[:_NAMED_ROWS])
     if malformed and not usable:
         raise DataError(
-            f"{location}: none of its {len(malformed)} {unit}s can be used: {named}. Each must "
-            f"have {options.text_field!r} (a text; data.text_field names it) or a conversation in "
-            "a known form, such as 'messages'."
+            f"{location}: none of its {len(malformed)} {unit}s can be used: {named}.{keys} Each "
+            f"must have {wanted_keys(options)}, or a conversation in a known form, such as "
+            "messages. Name other keys in [[data.source]]: text_field, or prompt_field and "
+            "completion_field."
         )
     if malformed:
         logger.warning("%s: left out %d malformed %ss: %s", location, len(malformed), unit, named)
 
 
-def _item(row: Mapping[str, Any], where: str, options: ReadOptions) -> Item:
+def wanted_keys(options: ReadOptions) -> str:
+    """The keys that a row of this source must have, for messages."""
+    if options.prompt_field is None:
+        return repr(options.text_field)
+    return f"{options.prompt_field!r} and {options.completion_field!r}"
+
+
+def make_item(row: Mapping[str, Any], where: str, options: ReadOptions) -> Item:
+    """The text or conversation of a row; dropped, with the reason, if it is neither."""
     try:
-        exchange = read_exchange(row)
+        exchange = read_exchange(_renamed(row, options))
         if exchange is not None:
             return _conversation(exchange, row, where, options)
         return _document(row, where, options)
     except MalformedRowError as error:
         shown = json.dumps(row, ensure_ascii=False, default=str)
         return make_dropped(where, str(error), shown)
+
+
+def _renamed(row: Mapping[str, Any], options: ReadOptions) -> Mapping[str, Any]:
+    """A question and its answer under the names that are known."""
+    if options.prompt_field is None or options.completion_field is None:
+        return row
+    for field in (options.prompt_field, options.completion_field):
+        if not isinstance(row.get(field), str):
+            raise MalformedRowError("no_question_and_answer")
+    return {"prompt": row[options.prompt_field], "completion": row[options.completion_field]}
 
 
 def _document(row: Mapping[str, Any], where: str, options: ReadOptions) -> Document:
@@ -91,6 +113,7 @@ def _conversation(
         chosen=exchange.chosen,
         rejected=exchange.rejected,
         label=exchange.label,
+        tools=exchange.tools,
     )
     # Ratings of the answers to one prompt, and preferences about it, stay on one side.
     is_rated = exchange.label is not None
@@ -101,6 +124,7 @@ def _conversation(
         chosen=exchange.chosen,
         rejected=exchange.rejected,
         label=exchange.label,
+        tools=exchange.tools,
         source=where,
         licence=options.licence,
         document=_identifier(row, grouped, options),

@@ -13,7 +13,7 @@ from everloop.errors import DataError
 from training.corpus import Item
 from training.reading.compressed import content_suffix, opened
 from training.reading.options import ReadOptions
-from training.reading.rows import Row, read_rows
+from training.reading.rows import Row, read_rows, wanted_keys
 
 _CHAT_COLUMNS = (
     {"messages"}, {"conversations"}, {"chosen", "rejected"}, {"prompt", "completion"},
@@ -84,9 +84,15 @@ def _parquet_rows(table: pq.ParquetFile) -> Iterator[tuple[int, Row]]:
 
 def _require_column(location: str, columns: list[str], options: ReadOptions) -> None:
     """Before the first row, so that a wrong column is one sentence and not a million drops."""
-    has_chat = any(wanted <= set(columns) for wanted in _CHAT_COLUMNS)
-    if not has_chat and options.text_field not in columns:
+    own = (options.prompt_field, options.completion_field)
+    if options.prompt_field is not None:
+        is_known = set(own) <= set(columns)
+    else:
+        has_chat = any(wanted <= set(columns) for wanted in _CHAT_COLUMNS)
+        is_known = has_chat or options.text_field in columns
+    if not is_known:
         raise DataError(
-            f"{location} has no column {options.text_field!r}; it has {', '.join(columns)}. Name "
-            "the text's column with text_field in [[data.source]]."
+            f"{location} has no column {wanted_keys(options)}; it has {', '.join(columns)}. Name "
+            "the text's column with text_field in [[data.source]], or those of a question and its "
+            "answer with prompt_field and completion_field."
         )

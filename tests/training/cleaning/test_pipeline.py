@@ -150,7 +150,17 @@ def test_clean_opens_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(clean(document(GOOD), conversation("a@b.org", "yes"))[0]) == 2
 
 
-@pytest.mark.parametrize("item", [document(GOOD), conversation("What is it?", "A fox.")])
+TOOL = {"type": "function", "function": {"name": "look"}}
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        document(GOOD),
+        conversation("What is it?", "A fox."),
+        conversation("What is it?", "A fox.").model_copy(update={"tools": (TOOL,)}),
+    ],
+)
 def test_datatrove_form_keeps_every_field(item: Document | Conversation) -> None:
     form = to_datatrove(item)
     assert from_datatrove(form.id, form.text, json.loads(json.dumps(form.metadata))) == item

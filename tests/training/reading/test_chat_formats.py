@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from everloop.records import Message
@@ -89,3 +91,22 @@ def test_read_exchange_keeps_tool_calls() -> None:
     assert exchange is not None
     assert exchange.messages[1].tool_calls is not None
     assert exchange.messages[1].tool_calls[0].function.name == "add"
+
+
+def test_read_exchange_keeps_tools() -> None:
+    tool = {"type": "function", "function": {"name": "add"}}
+    rows: list[dict[str, object]] = [
+        {"messages": dicts(ASKED, RIGHT), "tools": [tool]},
+        {"messages": dicts(ASKED, RIGHT), "tools": json.dumps([tool])},
+        {"input": {"messages": dicts(ASKED), "tools": [tool]}, "preferred_output": dicts(RIGHT),
+         "non_preferred_output": dicts(WRONG)},
+    ]  # fmt: skip
+    for row in rows:
+        exchange = read_exchange(row)
+        assert exchange is not None
+        assert exchange.tools == (tool,)
+    for wrong in ("add", ["add"], 5):
+        with pytest.raises(MalformedRowError, match="bad_tools"):
+            read_exchange({"messages": dicts(ASKED, RIGHT), "tools": wrong})
+    with pytest.raises(MalformedRowError, match="functions_instead_of_tools"):
+        read_exchange({"messages": dicts(ASKED, RIGHT), "functions": [{"name": "add"}]})
