@@ -1,10 +1,19 @@
 """The verbs of dataset versions and tokenizers."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from everloop.cli_data_text import (
+    rounded,
+    shards_summary,
+    shown_counts,
+    shown_drops,
+    shown_row,
+    shown_rows,
+    summary,
+)
 from everloop.cli_options import (
     ConfigOption,
     HomeOption,
@@ -17,7 +26,6 @@ from everloop.cli_options import (
 )
 
 if TYPE_CHECKING:
-    from everloop.records import DatasetInfo, DatasetRow
     from everloop.settings import Home
 
 data = typer.Typer(help="Build dataset versions, look at them, compare them.", no_args_is_help=True)
@@ -43,7 +51,7 @@ def data_build(
     folder = open_home(home)
     with progress_bar() as progress:
         info = build_data(folder, read_run(config, override), progress)
-    report(_summary(info, folder.data / info.id), as_json)
+    report(summary(info, folder.data / info.id, as_json), as_json)
 
 
 @data.command("list")
@@ -85,13 +93,13 @@ def data_show(
     """A dataset version: its summary, its rows, or what was dropped from it and why."""
     folder = _folder(open_home(home), dataset)
     if dropped:
-        report(_drops(folder, only, limit, as_json), as_json)
+        report(shown_drops(folder, only, limit, as_json), as_json)
     elif rows:
-        report(_rows(folder, only, limit, as_json), as_json)
+        report(shown_rows(folder, only, limit, as_json), as_json)
     else:
         from training.dataset_folder import read_info
 
-        report(_summary(read_info(folder), folder), as_json)
+        report(summary(read_info(folder), folder, as_json), as_json)
 
 
 @data.command("diff")
@@ -113,11 +121,11 @@ def data_diff(
             "before": one.name,
             "after": two.name,
             "kept": found.kept,
-            "added": _counts(found.added, as_json),
-            "removed": _counts(found.removed, as_json),
-            "moved": _counts(found.moved, as_json),
-            "added rows": [_row(row, as_json) for row in found.added_rows],
-            "removed rows": [_row(row, as_json) for row in found.removed_rows],
+            "added": shown_counts(found.added, as_json),
+            "removed": shown_counts(found.removed, as_json),
+            "moved": shown_counts(found.moved, as_json),
+            "added rows": [shown_row(row, as_json) for row in found.added_rows],
+            "removed rows": [shown_row(row, as_json) for row in found.removed_rows],
         },
         as_json,
     )
@@ -144,10 +152,13 @@ def tokenizer_train(
 ) -> None:
     """Train a byte-level BPE tokenizer on the newest dataset, and encode the dataset's texts."""
     from everloop.lifecycle import newest_dataset, prepare_tokens
+    from everloop.progress import progress_bar
 
     folder = open_home(home)
-    shards = prepare_tokens(folder, read_run(config, override), newest_dataset(folder))
-    report(shards.model_dump(), as_json)
+    dataset = newest_dataset(folder)
+    with progress_bar() as progress:
+        shards = prepare_tokens(folder, read_run(config, override), dataset, progress)
+    report(shards_summary(shards, folder.tokenizers / dataset.id, as_json), as_json)
 
 
 @tokenizer.command("eval")
@@ -180,7 +191,7 @@ def tokenizer_eval(
     if as_json:
         report({"vocab_size": own.get_vocab_size(), "groups": groups, "broken": broken}, as_json)
         return
-    report([_rounded(group) for group in groups], as_json)
+    report([rounded(group) for group in groups], as_json)
     verdict = ", ".join(map(repr, broken)) or "none: every hostile text comes back as it was"
     report({"vocabulary": f"{own.get_vocab_size():,}", "broken round trips": verdict}, as_json)
 
@@ -201,73 +212,3 @@ def _folder(home: "Home", dataset: str | None) -> Path:
             f"{kind} with {dataset!r}; known: {', '.join(found or known) or 'none yet'}."
         )
     return home.data / found[0]
-
-
-def _summary(info: "DatasetInfo", folder: Path) -> dict[str, Any]:
-    card = folder / "card.html"
-    more = {"card": str(card)} if card.is_file() else {}
-    return {**info.model_dump(exclude={"files", "checksum"}), **more}
-
-
-def _drops(folder: Path, only: str | None, limit: int, as_json: bool) -> list[dict[str, Any]]:
-    from training.dataset_folder import read_dropped
-
-    found: list[dict[str, Any]] = []
-    for item in read_dropped(folder):
-        if only is None or only in (item.step, item.reason):
-            found.append(
-                item.model_dump()
-                if as_json
-                else {
-                    "step": item.step,
-                    "reason": item.reason,
-                    "source": item.source,
-                    "detail": item.detail,
-                    "text": _short(item.text, 80),
-                }
-            )
-        if len(found) == limit:
-            break
-    return found
-
-
-def _rows(folder: Path, only: str | None, limit: int, as_json: bool) -> list[dict[str, Any]]:
-    from training.dataset_folder import read_rows
-
-    found: list[dict[str, Any]] = []
-    for row in read_rows(folder):
-        if only is None or only in (row.split, row.kind):
-            found.append(
-                row.model_dump(exclude_none=True)
-                if as_json
-                else {"id": row.id[:12], "split": row.split, "kind": row.kind, "text": _row(row)}
-            )
-        if len(found) == limit:
-            break
-    return found
-
-
-def _row(row: "DatasetRow", as_json: bool = False) -> Any:
-    if as_json:
-        return row.model_dump(exclude_none=True)
-    turns = (*(row.messages or ()), *(row.chosen or ()))
-    return _short(row.text or " / ".join(f"{turn.role}: {turn.content}" for turn in turns), 160)
-
-
-def _short(text: str, length: int) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= length else f"{line[: length - 1]}…"
-
-
-def _counts(counts: dict[str, int], as_json: bool) -> Any:
-    if as_json:
-        return counts
-    return ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "none"
-
-
-def _rounded(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: round(value, 3) if isinstance(value, float) else value
-        for name, value in values.items()
-        if value is not None
-    }

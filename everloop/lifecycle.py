@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from everloop.comparison_text import comparison_windows, newest_corpus
 from everloop.errors import ArtifactError, NotFoundError
-from everloop.progress import counter
+from everloop.progress import counted, counter
 from everloop.records import DatasetInfo
 from everloop.registry import ModelVersion, Registry
 from everloop.settings import Home, RunFile
@@ -35,7 +35,7 @@ MAX_WINDOW_TOKENS = 4096  # of one window, however long the texts are that a mod
 def build_data(home: Home, run: RunFile, progress: Progress | None = None) -> DatasetInfo:
     """Build the dataset version of `[data]` and record it with its rows."""
     config = run.table("data", DataConfig)
-    info = build_dataset(config, home, counter(progress, "read and clean"))
+    info = build_dataset(config, home, counter(progress))
     dropped = {
         f"{step}: {reason}": count
         for step, reasons in info.dropped.items()
@@ -74,11 +74,15 @@ def newest_dataset(home: Home) -> DatasetInfo:
     return read_info(home.data / newest)
 
 
-def prepare_tokens(home: Home, run: RunFile, dataset: DatasetInfo) -> ShardInfo:
-    """Train the tokenizer of a dataset, unless it is there, and encode the dataset's texts."""
-    rows, tokenizer = home.data / dataset.id, home.tokenizers / dataset.id
-    train_tokenizer(read_rows(rows), run.table("tokenizer", TokenizerConfig), tokenizer)
-    return write_shards(read_rows(rows), tokenizer, home.shards / dataset.id, dataset.id)
+def prepare_tokens(
+    home: Home, run: RunFile, dataset: DatasetInfo, progress: Progress | None = None
+) -> ShardInfo:
+    """Train the tokenizer of a dataset, or take the given one, and encode the dataset's texts."""
+    folder, tokenizer = home.data / dataset.id, home.tokenizers / dataset.id
+    rows = counted(read_rows(folder), progress, "learn the vocabulary", dataset.rows)
+    train_tokenizer(rows, run.table("tokenizer", TokenizerConfig), tokenizer)
+    rows = counted(read_rows(folder), progress, "encode", dataset.rows)
+    return write_shards(rows, tokenizer, home.shards / dataset.id, dataset.id)
 
 
 def find_checkpoint(home: Home, name: str) -> Checkpoint:

@@ -1,9 +1,20 @@
 """Progress bars of long work, on stderr so that stdout keeps the result alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+T = TypeVar("T")
+_SHOWN_EVERY = 100
 
 
 def progress_bar() -> Progress:
@@ -17,13 +28,33 @@ def progress_bar() -> Progress:
     )
 
 
-def counter(progress: Progress | None, title: str) -> Callable[[int], None] | None:
-    """A function that shows how many things are done, where their number is not known before."""
+def counter(progress: Progress | None) -> Callable[[str, int], None] | None:
+    """A function that shows how many things are done, where their number is not known before.
+
+    Its arguments are what is counted, which gets a line of its own, and how many there are so far.
+    """
     if progress is None:
         return None
-    task = progress.add_task(title, total=None)
+    tasks: dict[str, TaskID] = {}
 
-    def show(done: int) -> None:
-        progress.update(task, completed=done, description=f"{title}: {done:,}")
+    def show(title: str, done: int) -> None:
+        if title not in tasks:
+            if not done:
+                return
+            tasks[title] = progress.add_task(title, total=None)
+        progress.update(tasks[title], completed=done, description=f"{title}: {done:,}")
 
     return show
+
+
+def counted(things: Iterable[T], progress: Progress | None, title: str, total: int) -> Iterator[T]:
+    """Pass things on while a bar shows how many of all have passed."""
+    if progress is None:
+        yield from things
+        return
+    task = progress.add_task(title, total=total)
+    for number, thing in enumerate(things, start=1):
+        yield thing
+        if number % _SHOWN_EVERY == 0:
+            progress.update(task, completed=number)
+    progress.update(task, completed=total)

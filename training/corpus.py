@@ -45,6 +45,7 @@ class Dropped(Record):
     reason: str  # from the closed set of that step
     text: str
     detail: str = ""  # what exactly was found: the repeated document, the word sequence
+    collection: str = ""  # as in Document
 
 
 class Origin(Record):

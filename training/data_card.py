@@ -26,9 +26,10 @@ class Collection(Record):
     """One source of the dataset. Characters are those of the rows."""
 
     name: str
-    licence: str
+    licence: str  # empty where nothing of it was kept
     rows: int
     characters: int
+    dropped: int = 0
 
 
 class LengthBin(Record):
@@ -70,7 +71,7 @@ class DataCard(Record):
     collections: tuple[Collection, ...]
     languages: dict[str, int]  # ISO 639-1 -> rows
     lengths: tuple[LengthBin, ...]
-    repeated: dict[str, int]  # document -> how many others repeat it; the most repeated
+    repeated: dict[str, int]  # place of a document -> how many others repeat it; the most repeated
     drop_samples: tuple[DropSample, ...]
     row_samples: tuple[RowSample, ...]
     settings: dict[str, Any]  # the table [data]
@@ -81,6 +82,7 @@ class CardBuilder:
 
     def __init__(self) -> None:
         self._collections: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
+        self._dropped: Counter[str] = Counter()  # name of a source -> documents
         self._languages: Counter[str] = Counter()
         self._lengths: Counter[tuple[str, int]] = Counter()
         self._repeated: Counter[str] = Counter()
@@ -100,6 +102,7 @@ class CardBuilder:
 
     def drop(self, dropped: Dropped) -> None:
         """Count a document that was left out."""
+        self._dropped[dropped.collection] += 1
         if dropped.step == "duplicates":
             self._repeated[dropped.detail.partition(" (similarity")[0]] += 1
         sample = DropSample(
@@ -119,17 +122,13 @@ class CardBuilder:
             if step in info.dropped:
                 left -= sum(info.dropped[step].values())
                 left_after[step] = left
-        collections = (
-            Collection(name=name, licence=licence, rows=rows, characters=characters)
-            for (name, licence), (rows, characters) in self._collections.items()
-        )
         return DataCard(
             dataset=info,
             built_at=datetime.now(UTC).isoformat(timespec="seconds"),
             characters=sum(characters for _, characters in self._collections.values()),
             read=read,
             left_after=left_after,
-            collections=tuple(sorted(collections, key=lambda one: (-one.characters, one.name))),
+            collections=self._sources(),
             languages=dict(self._languages.most_common()),
             lengths=tuple(
                 LengthBin(kind=kind, low=_edge(at), high=_edge(at + 1), rows=rows)
@@ -140,6 +139,37 @@ class CardBuilder:
             row_samples=tuple(self._rows.chosen(RowSample)),
             settings=settings,
         )
+
+    def _sources(self) -> tuple[Collection, ...]:
+        """The sources, the largest first; what was dropped stands with a name's first licence."""
+        dropped = Counter(self._dropped)
+        kept = sorted(self._collections.items(), key=lambda item: (-item[1][1], item[0]))
+        found = [
+            Collection(
+                name=name,
+                licence=licence,
+                rows=rows,
+                characters=characters,
+                dropped=dropped.pop(name, 0),
+            )
+            for (name, licence), (rows, characters) in kept
+        ]
+        found += [
+            Collection(name=name, licence="", rows=0, characters=0, dropped=count)
+            for name, count in dropped.most_common()
+        ]
+        return tuple(found)
+
+
+def ordered_drops(info: DatasetInfo) -> list[tuple[str, str, int]]:
+    """Step, reason and number of all drops, in the order of the steps, the most frequent first."""
+    found = [
+        (step, reason, count)
+        for step, reasons in info.dropped.items()
+        for reason, count in reasons.items()
+    ]
+    places = {step: place for place, step in enumerate(STEPS)}
+    return sorted(found, key=lambda drop: (places.get(drop[0], len(places)), -drop[2], drop[1]))
 
 
 def row_text(row: DatasetRow) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from plotly.offline import get_plotlyjs
 
-from training.data_card import DataCard
+from training.cleaning.reasons import explain
+from training.data_card import DataCard, ordered_drops
 from training.plots import BLUE, GREEN, ORANGE, PINK, Plot, as_script, make_plot
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -32,6 +33,8 @@ def render_card(card: DataCard) -> str:
     return environment.get_template("data_card.html").render(
         card=card,
         info=card.dataset,
+        drops=ordered_drops(card.dataset),
+        explain=explain,
         heights={name: plot["layout"]["height"] for name, plot in plots.items()},
         plots=as_script(plots),
         plotly_js=get_plotlyjs(),

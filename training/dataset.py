@@ -22,7 +22,8 @@ from everloop.records import DatasetInfo, DatasetRow, Document, Source, Split, c
 from everloop.settings import Home
 from training import python_docs
 from training.cleaning.config import CleanConfig
-from training.cleaning.source_reader import SourceReader, topics_seen
+from training.cleaning.reasons import explain
+from training.cleaning.source_reader import SourceReader, items_read, topics_seen
 from training.cleaning.stages import Stages, deal
 from training.corpus import Conversation, Dropped, Origin
 from training.data_card import CardBuilder
@@ -95,7 +96,7 @@ class DataConfig(CleanConfig):
 
 
 def build_dataset(
-    config: DataConfig, home: Home, progress: Callable[[int], None] | None = None
+    config: DataConfig, home: Home, progress: Callable[[str, int], None] | None = None
 ) -> DatasetInfo:
     """Build the dataset version of a configuration; the same content is not written twice.
 
@@ -104,7 +105,7 @@ def build_dataset(
     Args:
         config: the table `[data]`.
         home: receives the version under `data/`.
-        progress: is called with the number of documents and conversations read so far.
+        progress: is called with what is being done and how much of it is done.
 
     Raises:
         DataError: a source cannot be read, nothing is left after cleaning, a topic is unknown, or
@@ -124,12 +125,15 @@ def build_dataset(
         reader = SourceReader(shares, config.seed, config.exclude_topics, work, kinds)
         index = evaluation_index(config.decontamination, options, work)
         stages = Stages(config, reader, work, index)
-        with reporting(work, progress):
+        with (
+            reporting(progress, "read and clean", lambda: items_read(work)),
+            reporting(progress, "find duplicates, tasks", stages.done_searches),
+        ):
             is_done = stages.run()
         if not is_done:
             raise RefusedError(_submitted(stages))
         try:
-            info = _write(config, home, stages)
+            info = _write(config, home, stages, progress)
         except DataError:
             shutil.rmtree(work)  # to try again would end the same
             raise
@@ -151,11 +155,15 @@ def split_of(
     return "test" if place < validation_share + test_share else "train"
 
 
-def _write(config: DataConfig, home: Home, stages: Stages) -> DatasetInfo:
+def _write(
+    config: DataConfig, home: Home, stages: Stages, progress: Callable[[str, int], None] | None
+) -> DatasetInfo:
     licences: set[str] = set()
     builder = CardBuilder()
     with DatasetWriter(home) as writer:
-        for item in stages.results():
+        for count, item in enumerate(stages.results(), start=1):
+            if progress is not None and count % 1000 == 0:
+                progress("write", count)
             if isinstance(item, Dropped):
                 writer.drop(item)
                 builder.drop(item)
@@ -235,8 +243,8 @@ def _check_rows(writer: DatasetWriter, config: DataConfig) -> None:
     if not writer.counts:
         (step, reason), count = writer.drops.most_common(1)[0]
         raise DataError(
-            f"cleaning left nothing of {names}: most were dropped by {step} "
-            f"({reason}, {count} of {writer.drops.total()}). Loosen that threshold in [data]."
+            f"cleaning left nothing of {names}: most were dropped by {step} ({reason}, {count} of "
+            f"{writer.drops.total()}: {explain(step, reason)}). Loosen that threshold in [data]."
         )
     sides = ("train", "validation", *(("test",) if config.test_share else ()))
     for kind in sorted({kind for _, kind in writer.counts}):

@@ -5,6 +5,7 @@
 or, where a source has a name, licence or field of its own, one `[[data.source]]` table for each.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +23,8 @@ from training.corpus import Item
 from training.reading.compressed import COMPRESSED_SUFFIXES, content_suffix
 from training.reading.options import Format, ReadOptions, make_dropped
 from training.reading.spans import Span, split_lines
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES: dict[str, Format] = {
     ".txt": "text", ".md": "text", ".markdown": "text", ".rst": "text", ".jsonl": "jsonl",
@@ -181,6 +184,13 @@ def _inputs(source: SourceConfig, options: ReadOptions) -> Iterator[Input]:
             f"{', '.join(SUFFIXES)}, plain or with {', '.join(COMPRESSED_SUFFIXES)} behind. "
             "Name the format of other files in [[data.source]]."
         )
+    others = [file for (file, _), kind in zip(files, kinds, strict=True) if kind is None]
+    if others:
+        logger.warning(
+            "%s: left out %d of %d files, whose type is not read, such as %s; format in "
+            "[[data.source]] names the type of a source's files",
+            source.path, len(others), len(files), others[0],
+        )  # fmt: skip
     root = _root(source.path)
     for (file, size_bytes), kind in zip(files, kinds, strict=True):
         inside = file.removeprefix(root).lstrip("/")

@@ -19,7 +19,6 @@ from everloop.records import Document
 from everloop.settings import Home
 from training.cleaning.config import CleanConfig, DecontaminationConfig
 from training.cleaning.decontamination import write_index
-from training.cleaning.source_reader import items_read
 from training.corpus import Conversation
 from training.reading.options import ReadOptions
 from training.sources import Input, SourceConfig, find_inputs, read_input
@@ -69,8 +68,10 @@ def evaluation_index(
 
 
 @contextmanager
-def reporting(work: Path, progress: Callable[[int], None] | None) -> Iterator[None]:
-    """Call `progress` with the number of items read, while the tasks count them in files."""
+def reporting(
+    progress: Callable[[str, int], None] | None, title: str, count: Callable[[], int]
+) -> Iterator[None]:
+    """Call `progress` with a number that other processes raise, under what it counts."""
     if progress is None:
         yield
         return
@@ -78,7 +79,7 @@ def reporting(work: Path, progress: Callable[[int], None] | None) -> Iterator[No
 
     def watch() -> None:
         while not stop.wait(_REPORT_SECONDS):
-            progress(items_read(work))
+            progress(title, count())
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -87,7 +88,7 @@ def reporting(work: Path, progress: Callable[[int], None] | None) -> Iterator[No
     finally:
         stop.set()
         thread.join()
-        progress(items_read(work))
+        progress(title, count())
 
 
 def _texts(path: str, options: ReadOptions) -> Iterator[str]:

@@ -76,3 +76,31 @@ def test_an_unknown_dataset_is_named(home: Home, capfd: pytest.CaptureFixture[st
         main(["data", "show", "ds-9", "--home", str(home.root)])
     assert end.value.code == 2
     assert "no dataset begins with 'ds-9'; known: none yet." in capfd.readouterr().err
+
+
+def test_build_for_people_says_what_went_and_why(
+    corpus: Path, home: Home, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["data", "build", "--set", f"data.sources=['{corpus}']", "--home", str(home.root),
+              "--set", "data.validation_share=0.3"])  # fmt: skip
+    assert end.value.code == 0
+    shown = capfd.readouterr().out
+    assert "kept         30 of 31 documents (97%)\n" in shown
+    assert "1  length: too short (fewer characters than min_characters)" in shown
+    assert "card.html" in shown
+    assert "{" not in shown
+    with pytest.raises(SystemExit):
+        main(["tokenizer", "train", "--home", str(home.root)])
+    assert "bytes per token)" in capfd.readouterr().out
+
+
+def test_a_file_of_another_type_is_said_aloud(
+    corpus: Path, home: Home, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (corpus.parent / "logo.png").write_bytes(b"PNG")
+    everloop(home, capfd, "build", "--set", f"data.sources=['{corpus.parent}/*.*']",
+             "--set", "data.validation_share=0.3")  # fmt: skip
+    (dropped,) = everloop(home, capfd, "show", "--dropped", "--only", "file_type")
+    assert dropped["source"].endswith("logo.png")
+    assert dropped["collection"] == "*.*"

@@ -5,7 +5,8 @@ import pytest
 
 from everloop.settings import Home
 from tests.training.cleaning.corpus import config, write_corpus
-from training.data_card import DataCard
+from training.corpus import Dropped
+from training.data_card import CardBuilder, DataCard
 from training.dataset import build_dataset
 
 HOSTILE = "short <script>alert(1)</script>"
@@ -32,6 +33,7 @@ def test_card_counts_what_was_read_kept_and_dropped(card: DataCard) -> None:
     assert card.left_after == {"length": 30, "duplicates": 26}
     (collection,) = card.collections
     assert (collection.name, collection.licence, collection.rows) == ("corpus", "MIT", 26)
+    assert collection.dropped == 7
     assert card.characters == collection.characters > 26 * 100
     assert sum(one.rows for one in card.lengths) == 26
     assert all(one.low < one.high for one in card.lengths)
@@ -55,6 +57,21 @@ def test_page_needs_nothing_else_and_escapes_texts(folder: Path) -> None:
     assert "short &lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert page.count('class="plot"') == 4
     assert "near duplicate" in page
+
+
+def test_page_says_why_in_words_and_names_the_setting(folder: Path) -> None:
+    page = (folder / "card.html").read_text(encoding="utf-8")
+    assert "fewer characters than min_characters" in page
+    assert page.index("<b>length</b>") < page.index("<b>duplicates</b>")
+
+
+def test_a_source_of_which_nothing_stays_is_on_the_card(card: DataCard) -> None:
+    builder = CardBuilder()
+    builder.drop(
+        Dropped(id="a", source="a", step="read", reason="no_text", text="", collection="b")
+    )
+    (collection,) = builder.finish(card.dataset, {}).collections
+    assert (collection.name, collection.rows, collection.dropped) == ("b", 0, 1)
 
 
 def test_card_is_the_same_in_every_build(folder: Path, card: DataCard, tmp_path: Path) -> None:

@@ -59,8 +59,8 @@ def build(path: Path, home: Home, **settings: object) -> DatasetInfo:
 
 
 def test_build_dataset_keeps_counts_and_reasons(corpus: Path, home: Home) -> None:
-    seen: list[int] = []
-    info = build_dataset(config(corpus), home, seen.append)
+    seen: dict[str, int] = {}
+    info = build_dataset(config(corpus), home, lambda title, done: seen.update({title: done}))
     assert sum(info.counts["train"].values()) + sum(info.counts["validation"].values()) == 120
     assert info.rows == 120
     assert info.dropped == {
@@ -70,7 +70,7 @@ def test_build_dataset_keeps_counts_and_reasons(corpus: Path, home: Home) -> Non
     }
     assert info.masked == {"email": 60}
     assert (info.sources, info.licences, info.python_version) == ((str(corpus),), ("MIT",), None)
-    assert seen[-1] == 122
+    assert seen == {"read and clean": 122, "find duplicates, tasks": 3}
     dropped = list(read_dropped(home.data / info.id))
     assert {(item.source, item.text) for item in dropped} == {
         (f"{corpus}:121", sentence(3)),
@@ -189,7 +189,7 @@ def test_build_dataset_drops_what_the_model_will_be_judged_by(
 
 def test_build_dataset_says_which_rule_left_nothing(corpus: Path, home: Home) -> None:
     corpus.write_text(json.dumps({"text": "short"}) + "\n")
-    with pytest.raises(DataError, match=r"dropped by length \(too_short, 1 of 1\)"):
+    with pytest.raises(DataError, match=r"by length \(too_short, 1 of 1: fewer characters"):
         build(corpus, home)
 
 

@@ -67,4 +67,5 @@ def as_dropped(step: str, document: TroveDocument) -> Dropped:
         reason=_REASONS.get(reason, reason),
         text=document.text,
         detail=document.metadata.get("detail", ""),
+        collection=document.metadata.get("collection", ""),
     )

@@ -65,7 +65,7 @@ class SourceReader(PipelineStep):
                 for item in read_input(found, self.seed):
                     wanted = self._wanted(item, topics)
                     if isinstance(wanted, Dropped):
-                        file.write(self._line(wanted))
+                        file.write(self._line(wanted, found.options.collection))
                     if isinstance(item, Dropped):
                         continue
                     done += 1
@@ -78,9 +78,10 @@ class SourceReader(PipelineStep):
         text = "".join(f"{topic}\n" for topic in sorted(topics))
         (self.folder / "topics" / f"{rank:05d}").write_text(text, encoding="utf-8")
 
-    def _line(self, dropped: Dropped) -> str:
+    def _line(self, dropped: Dropped, collection: str) -> str:
         text, _ = pii.mask(dropped.text, self.masked_kinds)
-        return dropped.model_copy(update={"text": text}).model_dump_json() + "\n"
+        update = {"text": text, "collection": collection}
+        return dropped.model_copy(update=update).model_dump_json() + "\n"
 
     def _wanted(
         self, item: Document | Conversation | Dropped, topics: Counter[str]

@@ -80,6 +80,10 @@ class Stages:
         marks = {name: self.folder / "logs" / name / "completions" for name in STAGES}
         return {name: len(list(mark.glob("*"))) for name, mark in marks.items()}
 
+    def done_searches(self) -> int:
+        """How many tasks of the search for duplicates are completed."""
+        return sum(count for name, count in self.done_tasks().items() if name != "clean")
+
     def results(self) -> Iterator[Document | Conversation | Dropped]:
         """What stays, in the order of the inputs, and what every step dropped."""
         originals: dict[tuple[int, int], str] = {}
@@ -93,7 +97,7 @@ class Stages:
                     yield _repeated(identifier, text, metadata, duplicates[index], originals)
                     continue
                 if (rank, index) in wanted:
-                    originals[rank, index] = identifier
+                    originals[rank, index] = metadata["source"]
                 yield from_datatrove(identifier, text, metadata)
 
     def masked(self) -> dict[str, int]:
@@ -145,7 +149,7 @@ class Stages:
                 yield fields["id"], fields["text"], fields["metadata"]
 
     def _originals(self) -> set[tuple[int, int]]:
-        """The documents that others repeat: their ids are needed to say so."""
+        """The documents that others repeat: where they stand is needed to say so."""
         return {
             duplicate.original
             for rank in range(self.tasks)
@@ -190,6 +194,7 @@ def _repeated(
         reason="duplicate" if duplicate.is_exact else "near_duplicate",
         text=text,
         detail=f"{originals[duplicate.original]}{share}",
+        collection=metadata.get("collection", ""),
     )
 
 

@@ -13,7 +13,7 @@ from itertools import chain, islice
 from typing import TextIO
 
 from everloop.errors import DataError
-from training.corpus import Item
+from training.corpus import Dropped, Item
 from training.reading.compressed import opened
 from training.reading.options import ReadOptions, make_dropped
 from training.reading.rows import Row, make_item, read_rows
@@ -40,7 +40,7 @@ def read_json(location: str, options: ReadOptions) -> Iterator[Item]:
             first = list(islice(rows, 2))
             if len(first) == 1 and not reader.is_list:
                 row = first[0][1]
-                yield make_item(row, location, options) if isinstance(row, dict) else row
+                yield row if isinstance(row, Dropped) else make_item(row, location, options)
             else:
                 yield from read_rows(location, chain(first, rows), "record", options)
         except UnicodeDecodeError as error:

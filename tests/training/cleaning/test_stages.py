@@ -39,7 +39,7 @@ def test_drops_name_the_document_that_stays(tmp_path: Path, home: Home) -> None:
     details = [item.detail for item in read_dropped(home.data / info.id) if item.detail]
     assert len(details) == 4
     assert sum("(similarity 0." in detail for detail in details) == 2
-    assert all(detail.startswith("sha256:") for detail in details)
+    assert all(detail.startswith(f"{folder}/0.jsonl:") for detail in details)
 
 
 KILLED = """
