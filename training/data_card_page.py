@@ -57,6 +57,7 @@ def _funnel(card: DataCard) -> Plot:
     }  # fmt: skip
     plot = make_plot([kept, gone], 46 * len(steps) + 90, has_legend=True)
     plot["layout"] |= {"barmode": "stack"}
+    plot["layout"]["xaxis"] |= {"tickformat": ",d"}
     plot["layout"]["yaxis"] |= {"autorange": "reversed"}
     return plot
 
@@ -78,8 +79,13 @@ def _lengths(card: DataCard) -> Plot:
             )  # fmt: skip
     plot = make_plot(series, 320, has_legend=True)
     plot["layout"] |= {"barmode": "overlay"}
-    plot["layout"]["xaxis"] |= {"type": "log", "dtick": 1, "title": {"text": "characters"}}
-    plot["layout"]["yaxis"] |= {"title": {"text": "rows"}}
+    plot["layout"]["xaxis"] |= {
+        "type": "log",
+        "dtick": "D2",
+        "tickformat": ",",
+        "title": {"text": "characters"},
+    }
+    plot["layout"]["yaxis"] |= {"tickformat": ",d", "title": {"text": "rows"}}
     return plot
 
 
@@ -91,6 +97,6 @@ def _bars(names: Sequence[str], values: Sequence[int], unit: str, colour: str) -
         "hovertemplate": "%{y}: %{x:,} " + unit + "<extra></extra>",
     }  # fmt: skip
     plot = make_plot([bars], 34 * max(len(names), 1) + 80)
-    plot["layout"]["xaxis"] |= {"title": {"text": unit}}
+    plot["layout"]["xaxis"] |= {"tickformat": ",d", "title": {"text": unit}}
     plot["layout"]["yaxis"] |= {"autorange": "reversed"}
     return plot
