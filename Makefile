@@ -10,7 +10,7 @@ HOME_FOLDER ?= .everloop
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Everloop needs Python 3.11 or later; set PYTHON=..." >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,pdf,ray,monitor,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,pdf,ray,lm-eval,monitor,dev]'
 	@touch $@
 
 install: $(VENV)/.installed  ## make .venv and install the tested versions

@@ -1,5 +1,7 @@
 """A user's own tasks: one JSON object per line, answered by a model and checked.
 
+The same file is read by the lm-eval tasks of benchmarks/lm_eval/, which ask a running server.
+
 - `{"prompt": "2 + 2 =", "answer": "4"}`: the answer that the model writes must be this one, apart
   from case and spaces (exact match).
 - `{"prompt": "The sky is", "choices": ["blue", "green"], "answer": 0}`: the model must find the
@@ -91,7 +93,7 @@ def run_tasks(
         if task.choices is None:
             found = generate(network, tokenizer, prompt, max_new_tokens=max_new_tokens)
             expected = str(task.answer)
-            is_right = _plain(found) == _plain(expected)
+            is_right = is_same_answer(expected, found)
         else:
             index = _choose(network, tokenizer, prompt, task.choices, as_chat)
             found, expected = task.choices[index], task.choices[int(task.answer)]
@@ -100,6 +102,11 @@ def run_tasks(
             TaskResult(prompt=task.prompt, expected=expected, found=found, is_right=is_right)
         )
     return results
+
+
+def is_same_answer(expected: str, found: str) -> bool:
+    """Whether two answers are the same apart from case and spaces."""
+    return _plain(expected) == _plain(found)
 
 
 def _choose(

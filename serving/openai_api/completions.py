@@ -41,7 +41,13 @@ async def _admit(
     echo = bool(body.echo)
 
     def write(choice: Choice) -> TextWriter:
-        return TextWriter(choice, version.vocabulary, echo=echo, logprobs=body.logprobs is not None)
+        placer = None
+        if body.logprobs is not None:
+            start = len(choice.prompt.messages[0].content) if echo else 0
+            ends = version.manifest.special_tokens.eos_token_ids
+            end_ids = frozenset((*ends, *choice.params.stop_token_ids))
+            placer = TokenPlacer(version.vocabulary, choice, start, end_ids)
+        return TextWriter(choice, version.vocabulary, placer, echo=echo)
 
     return prompts, ReplyForm(Completion, "text_completion", Completion, "text_completion", write)
 
@@ -70,12 +76,12 @@ class TextWriter:
     """Writes one answer of a text completion."""
 
     def __init__(
-        self, choice: Choice, vocabulary: Vocabulary, *, echo: bool, logprobs: bool
+        self, choice: Choice, vocabulary: Vocabulary, placer: TokenPlacer | None, *, echo: bool
     ) -> None:
         self._choice = choice
         self._vocabulary = vocabulary
         self._echoed = choice.prompt.messages[0].content if echo else ""
-        self._placer = TokenPlacer(vocabulary, choice, len(self._echoed)) if logprobs else None
+        self._placer = placer
         plain = self._part(TEXT_MARK, None, None).to_json()
         self._plain = JsonTemplate(plain, TEXT_MARK_JSON)
 

@@ -1,7 +1,9 @@
 """Tokens with their logprobs as the wire has them, each given out with the text it belongs to.
 
 A token's place is where its text begins; places come from the same decoding as the text. So what a
-stop text cuts off the answer is cut off the logprobs too, and the end token is never among them.
+stop text cuts off the answer is cut off the logprobs too. The end token has no text: a chat leaves
+it out, a text completion gives it, so that whoever scores a prompt by `echo` and one more token can
+count on that token (lm-eval does).
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,30 +35,46 @@ class PlacedToken:
 
 
 class TokenPlacer:
-    """Holds the tokens of one answer until their text is out."""
+    """Holds the tokens of one answer until their text is out.
 
-    def __init__(self, vocabulary: Vocabulary, choice: Choice, start: int = 0) -> None:
+    Args:
+        start: characters of the echo before the answer.
+        end_ids: tokens that end an answer and are to be given with it.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        choice: Choice,
+        start: int = 0,
+        end_ids: frozenset[int] = frozenset(),
+    ) -> None:
         # Stops are not looked for: they cut the text, which says how far the tokens go.
         self._detokenizer = Detokenizer(vocabulary, is_beginning=_is_beginning(vocabulary, choice))
         self._decoded = start
         self._written = start
+        self._end_ids = end_ids
         self._held: list[PlacedToken] = []
 
     def take(self, output: "RequestOutput") -> list[PlacedToken]:
         """Take the next output and give the tokens whose text has begun by its end.
 
-        Of an answer that its length ended, all are given.
+        Of an answer that its length or a token ended, all are given.
         """
         for token_id, entry in zip(output.token_ids, output.logprobs, strict=True):
             self._held.append(PlacedToken(token_id, entry, self._decoded))
             self._decoded += len(self._detokenizer.add(token_id))
         self._written += len(output.text)
-        if output.finish_reason == "length":
+        if output.finish_reason == "length" or self._is_ended_by_token(output):
             count = len(self._held)
         else:
             count = sum(token.offset < self._written for token in self._held)
         released, self._held = self._held[:count], self._held[count:]
         return released
+
+    def _is_ended_by_token(self, output: "RequestOutput") -> bool:
+        tokens = output.token_ids
+        return output.finish_reason == "stop" and bool(tokens) and tokens[-1] in self._end_ids
 
 
 def place_prompt(

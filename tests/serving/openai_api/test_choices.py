@@ -243,6 +243,7 @@ def test_echo_comes_first(http):
 
 
 VOCABULARY = Vocabulary(byte_tokenizer())
+END = 2  # <|im_end|>
 ID_OF = {VOCABULARY.bytes_of(token_id): token_id for token_id in range(3, 259)}
 
 
@@ -289,3 +290,23 @@ def test_logprobs_end_where_a_stop_cuts_the_text(real_http):
     assert size == whole["text"].index(stop)
     kept = [offset for offset in whole["logprobs"]["text_offset"] if offset < size]
     assert cut["logprobs"]["text_offset"] == kept
+
+
+def test_logprobs_of_a_text_hold_the_token_that_ended_it(real_http):
+    """lm-eval scores a prompt by echo and one more token, and counts on that one."""
+    ids = [ID_OF[b"C"], ID_OF[b"D"], ID_OF[b"E"]]
+    body = {"model": "everloop", "prompt": ids[:2], "echo": True, "max_tokens": 1, "logprobs": 1}
+    for end, name in ((END, "<|im_end|>"), (ids[2], "E")):
+        forced = {"logit_bias": {str(end): 100}, "stop_token_ids": [ids[2]]}
+        ended = real_http.post(TEXT, json=body | forced).json()["choices"][0]
+        assert (ended["text"], ended["finish_reason"]) == ("CD", "stop")
+        assert ended["logprobs"]["tokens"] == ["C", "D", name]
+        assert ended["logprobs"]["text_offset"] == [0, 1, 2]
+        assert len(ended["logprobs"]["top_logprobs"]) == 3
+
+
+def test_logprobs_of_a_streamed_text_hold_the_token_that_ended_it(real_http):
+    fields = {"model": "everloop", "prompt": "Once", "max_tokens": 4, "logprobs": 0}
+    chunks = stream(real_http, TEXT, **fields, logit_bias={str(END): 100})
+    parts = [choice["logprobs"] for chunk in chunks for choice in chunk["choices"]]
+    assert [name for part in parts if part for name in part["tokens"]] == ["<|im_end|>"]
