@@ -102,12 +102,20 @@ def _evaluate(
     rows: list[DatasetRow],
     tasks: Path | None,
 ) -> RunEvaluation:
+    from training.distributed import choose_device
     from training.evaluation import evaluate_checkpoint
     from training.run_report import make_report
     from training.run_report_page import write_report
 
+    threads = _setting(checkpoint, "num_threads")
     found = evaluate_checkpoint(
-        checkpoint.path, rows, parent=parent, task_file=tasks, num_threads=_num_threads(checkpoint)
+        checkpoint.path,
+        rows,
+        parent=parent,
+        task_file=tasks,
+        # As in the training, which may have stood beside a live server.
+        num_threads=None if threads is None else int(threads),
+        device=choose_device(_setting(checkpoint, "device")),
     )
     folder = _folder(home, checkpoint.path)
     folder.mkdir(parents=True, exist_ok=True)
@@ -134,13 +142,11 @@ def _name(checkpoint: Path) -> str:
     return checkpoint.parent.name if checkpoint.name == "checkpoint" else checkpoint.name
 
 
-def _num_threads(checkpoint: Checkpoint) -> int | None:
-    """As many as the training used: it may stand beside a live server."""
-    given = (
-        value for key, value in checkpoint.record.config.items() if key.endswith(".num_threads")
-    )
-    threads = next(given, "None")
-    return None if threads == "None" else int(threads)
+def _setting(checkpoint: Checkpoint, name: str) -> str | None:
+    """A setting of the training, of whatever method; None where it was left open."""
+    settings = checkpoint.record.config.items()
+    given = next((value for key, value in settings if key.endswith(f".{name}")), "None")
+    return None if given == "None" else given
 
 
 def _parent(home: Home, checkpoint: Checkpoint, name: str | None) -> Checkpoint | None:

@@ -36,16 +36,20 @@ def device_of(config: OptimizerConfig) -> str:
     Raises:
         ConfigError: a GPU is asked for and there is none, or FSDP is asked for on CPUs.
     """
-    has_gpu = torch.cuda.is_available()
-    if config.device == "cuda" and not has_gpu:
+    device = choose_device(config.device)
+    if config.device == "cuda" and device == "cpu":
         raise ConfigError('device = "cuda": torch sees no GPU here. Use "cpu" or "auto".')
-    device = "cuda" if has_gpu and config.device != "cpu" else "cpu"
     if config.parallel == "fsdp" and device == "cpu":
         raise ConfigError(
             'parallel = "fsdp" shards a model over GPUs; on CPUs transformers would silently train '
             'by DDP instead. Use "ddp".'
         )
     return device
+
+
+def choose_device(wanted: str | None) -> str:
+    """The GPU if there is one and the CPU is not asked for: cpu or cuda."""
+    return "cuda" if torch.cuda.is_available() and wanted != "cpu" else "cpu"
 
 
 def mean_over_processes(value: float) -> float:

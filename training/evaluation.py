@@ -32,6 +32,7 @@ def evaluate_checkpoint(
     parent: Path | None = None,
     task_file: Path | None = None,
     num_threads: int | None = None,
+    device: str = "cpu",
 ) -> Findings:
     """Evaluate a checkpoint on validation rows.
 
@@ -39,6 +40,7 @@ def evaluate_checkpoint(
         rows: of any kinds; each is used where it fits.
         parent: checkpoint to compare losses and samples with.
         task_file: a user's tasks.
+        device: cpu or cuda.
 
     Raises:
         ArtifactError: a folder holds no causal language model.
@@ -46,8 +48,8 @@ def evaluate_checkpoint(
     """
     tasks = read_tasks(task_file) if task_file else []
     with training_session(num_threads):
-        network, tokenizer = _load(checkpoint)
-        before = None if parent is None else _load(parent)
+        network, tokenizer = _load(checkpoint, device)
+        before = None if parent is None else _load(parent, device)
         has_chat = any(row.kind != "text" for row in rows)
         return Findings(
             quality=_quality(network, tokenizer, before, rows),
@@ -60,8 +62,9 @@ def evaluate_checkpoint(
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
-def _load(folder: Path) -> Loaded:
-    return load_network(folder), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+def _load(folder: Path, device: str) -> Loaded:
+    network: PreTrainedModel = load_network(folder, device=device).to(device)
+    return network, AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def _quality(

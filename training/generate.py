@@ -34,11 +34,11 @@ def generate(
         The new text, without end marks.
     """
     room = network.config.max_position_embeddings - max_new_tokens
-    ids = torch.tensor([prompt[-max(1, room) :]])
+    ids = torch.tensor([prompt[-max(1, room) :]], device=network.device)
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
-        eos_token_id=network.config.eos_token_id,
+        eos_token_id=_end_ids(network),
         pad_token_id=network.config.pad_token_id,
     )
     generator: Any = network
@@ -47,3 +47,12 @@ def generate(
             ids, attention_mask=torch.ones_like(ids), generation_config=settings
         )
     return str(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)).strip()
+
+
+def _end_ids(network: PreTrainedModel) -> list[int]:
+    """The tokens at which the served model ends too; both of a folder's files may name some."""
+    ids: set[int] = set()
+    for config in (network.config, network.generation_config):
+        named = getattr(config, "eos_token_id", None)
+        ids |= set(named) if isinstance(named, list) else {named} - {None}
+    return sorted(ids)

@@ -45,7 +45,7 @@ def write_report(report: RunReport, folder: Path) -> Path:
 
 def _facts(report: RunReport) -> dict[str, str]:
     """The numbers that stand at the top of the page."""
-    facts = {**_training_facts(report), "started from": report.parent}
+    facts = _training_facts(report)
     preference = {
         "accuracy": "pairs won",
         "reward_accuracy": "pairs won by reward",

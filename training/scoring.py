@@ -43,9 +43,10 @@ def _score(network: PreTrainedModel, batch: Sequence[Continuation]) -> npt.NDArr
         end = len(prompt) + len(answer)
         ids[row, :end] = torch.tensor([*prompt, *answer])
         labels[row, len(prompt) : end] = torch.tensor(answer)
+    ids, labels = ids.to(network.device), labels.to(network.device)
     # Padding stands on the right, where nothing sees it.
     logits = network(input_ids=ids, use_cache=False).logits[:, :-1].float()  # (B, T - 1, V)
     losses = torch.nn.functional.cross_entropy(
         logits.transpose(1, 2), labels[:, 1:], reduction="none"
     )  # (B, T - 1), 0 where ignored
-    return -losses.sum(dim=1).double().numpy()
+    return -losses.sum(dim=1).double().cpu().numpy()
