@@ -25,6 +25,8 @@ from serving.openai_api.config import ServerConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 GRACEFUL_SHUTDOWN_SECONDS = 30
+# Longer than clients keep idle connections (httpx: 5 s), else one may ask while they are closed.
+KEEP_ALIVE_SECONDS = 75
 
 _POLL_SECONDS = 0.1
 
@@ -126,6 +128,7 @@ def command(host: str, port: int) -> list[str]:
         *("-m", "bentoml", "serve", "serving.service:Everloop"),
         *("--working-dir", str(ROOT)),
         *("--host", host, "--port", str(port)),
+        *("--timeout-keep-alive", str(KEEP_ALIVE_SECONDS)),
         *("--timeout-graceful-shutdown", str(GRACEFUL_SHUTDOWN_SECONDS)),
     ]
 

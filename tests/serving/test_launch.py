@@ -3,6 +3,7 @@
 import socket
 import sys
 
+import openai
 import pytest
 from filelock import FileLock
 
@@ -84,6 +85,12 @@ def test_command_drains_for_thirty_seconds():
     assert words[words.index("--port") + 1] == "3000"
 
 
+def test_command_outlasts_the_idle_connections_of_the_official_client():
+    words = launch.command("127.0.0.1", 3000)
+    expiry = openai.DEFAULT_CONNECTION_LIMITS.keepalive_expiry
+    assert int(words[words.index("--timeout-keep-alive") + 1]) > 2 * expiry
+
+
 def test_wait_ready_gives_up_after_its_time():
     url = f"http://127.0.0.1:{launch.free_port()}"
     with pytest.raises(EngineError, match=r"was not ready after 0\.2 seconds"):
@@ -100,4 +107,4 @@ def test_wait_ready_sees_that_the_server_has_ended():
 
 
 def test_wait_ready_returns_when_requests_are_taken(url):
-    launch.wait_ready(url, 5)
+    launch.wait_ready(url, 60)
