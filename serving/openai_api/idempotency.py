@@ -168,8 +168,11 @@ class Idempotency:
 
         async def send_kept(message: Message) -> None:
             messages.append(message)
-            if _is_last(message) and _is_good(messages[0], scope):
-                cache.end(name, messages)  # before the client has it and may ask again
+            if _is_last(message):  # before the client has it and may ask again
+                if _is_good(messages[0], scope):
+                    cache.end(name, messages)
+                else:
+                    cache.forget(name)
             await send(message)
 
         try:

@@ -1,5 +1,6 @@
 """A repeated key gives the reply again, streams too; another body, a failure or time does not."""
 
+import asyncio
 import threading
 
 import httpx
@@ -8,7 +9,8 @@ import pytest
 from everloop.errors import EngineStoppedError
 from serving.openai_api.config import ServerConfig
 from serving.openai_api.errors import ApiError
-from serving.openai_api.idempotency import ReplyCache
+from serving.openai_api.idempotency import Idempotency, ReplyCache
+from serving.openai_api.observer import RequestFacts, attach_facts, facts_of
 from tests.serving.fakes import wait_until
 
 PATH = "/v1/chat/completions"
@@ -73,6 +75,30 @@ def test_failure_is_not_kept(http, engine):
     assert ask(http, "two").status_code == 200
 
 
+def test_key_of_a_failed_stream_is_free_before_its_client_hears_of_it():
+    async def fail(scope, receive, send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        facts_of(scope).status = "error"
+        await send({"type": "http.response.body", "body": b"data: {}", "more_body": False})
+
+    async def drive() -> list[int]:
+        guard, kept = Idempotency(fail, 60, 1000), []
+
+        async def receive() -> dict:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message) -> None:
+            kept.append(len(guard._cache))
+
+        scope = {"type": "http", "method": "POST", "path": PATH}
+        scope["headers"] = [(b"idempotency-key", b"one")]
+        attach_facts(scope, RequestFacts("r"))
+        await guard(scope, receive, send)
+        return kept
+
+    assert asyncio.run(drive()) == [1, 0]
+
+
 def test_same_key_at_work_is_a_conflict(http, engine):
     engine.pieces = ["Hel", None, "lo"]
     replies = []
@@ -84,7 +110,7 @@ def test_same_key_at_work_is_a_conflict(http, engine):
     assert second.json()["error"]["code"] == "idempotency_key_in_use"
     assert second.headers["retry-after"] == "1"
     engine.release()
-    first.join(5)
+    first.join(60)
     assert replies[0].status_code == 200
 
 
