@@ -71,7 +71,7 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="session")
 def _http(stage: tuple[Stage, str]) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=stage[1], timeout=10, trust_env=False) as client:
+    with httpx.Client(base_url=stage[1], timeout=60, trust_env=False) as client:
         yield client
 
 
@@ -108,7 +108,7 @@ def make_client(url: str, *, strict: bool) -> openai.OpenAI:
         base_url=f"{url}/v1",
         api_key="unused",
         max_retries=0,
-        timeout=10,
+        timeout=60,
         _strict_response_validation=strict,
         http_client=openai.DefaultHttpxClient(trust_env=False),
     )

@@ -3,9 +3,11 @@ what was observed, and a server on loopback."""
 
 import asyncio
 import contextlib
+import json
 import socket
 import threading
 import time
+import urllib.parse
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -17,6 +19,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from everloop.chat import CHAT_TEMPLATE, ChatTemplate
 from everloop.errors import NotFoundError, PromptTooLongError
 from everloop.records import Feedback, Interaction
+from serving import launch
+from serving.engine.observer import SilentObserver
 from serving.engine.sampling_params import SamplingParams
 from serving.engine.sequence import RequestOutput, RequestTimes, TokenLogprobs
 from serving.engine.vocabulary import Vocabulary
@@ -56,6 +60,7 @@ class ScriptedVersion:
         return SimpleNamespace(
             name=name, version=version, tag=self.tag, max_model_len=self.max_model_len,
             vocab_size=259, has_hidden_states=self.has_hidden_states, hidden_size=4,
+            special_tokens=SimpleNamespace(eos_token_ids=(0, 2)),
         )  # fmt: skip
 
     def check_request(self, prompt_token_ids: list[int], params: SamplingParams) -> None:
@@ -188,6 +193,26 @@ class ObserverLog:
         self.dropped += count
 
 
+class Held(SilentObserver):
+    """Can make an engine stand still in the middle of an answer, so that a test meets it there."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.go.set()
+        self._steps_left = 0
+
+    def hold_in(self, steps: int) -> None:
+        """Stand still in the step after so many, before it is told; `go.set()` goes on."""
+        self._steps_left = steps + 1
+
+    def step(self, model: str, seconds: float, batch_size: int) -> None:
+        if self._steps_left:
+            self._steps_left -= 1
+            if not self._steps_left:
+                self.go.clear()
+        self.go.wait(120)
+
+
 class Stage:
     """An ASGI app that passes requests to the app of the current test."""
 
@@ -204,22 +229,36 @@ def live_server(app, lifespan: str = "on") -> Iterator[str]:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
-            app, log_config=None, lifespan=lifespan, ws="none", timeout_graceful_shutdown=5
+            app,
+            log_config=None,
+            lifespan=lifespan,
+            ws="none",
+            timeout_graceful_shutdown=5,
+            timeout_keep_alive=launch.KEEP_ALIVE_SECONDS,
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
-            deadline = time.monotonic() + 20
-            while not server.started and time.monotonic() < deadline:
-                time.sleep(0.005)
+            wait_until(lambda: server.started or not thread.is_alive(), 120)
+            assert server.started, "the app did not start"
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
             server.should_exit = True
-            thread.join(10)
+            thread.join(60)
 
 
-def wait_until(condition, seconds: float = 5.0) -> bool:
+def leave_when(condition, url: str, body: dict) -> None:
+    """Post a request, wait until a condition holds, and hang up without reading an answer."""
+    data = json.dumps(body).encode()
+    parts = urllib.parse.urlsplit(url)
+    head = f"POST {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-length: {len(data)}"
+    with socket.create_connection((parts.hostname, parts.port)) as connection:
+        connection.sendall(head.encode() + b"\r\n\r\n" + data)
+        assert wait_until(condition)
+
+
+def wait_until(condition, seconds: float = 60.0) -> bool:
     """Poll a condition that another thread makes true."""
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:

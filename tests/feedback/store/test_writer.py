@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 def writer(store: Store) -> Iterator[StoreWriter]:
     writer = StoreWriter(store.engine, StoreConfig())
     yield writer
-    writer.close(5)
+    writer.close(60)
 
 
 class Blocked:
@@ -38,11 +38,11 @@ class Blocked:
     def _hold(self, store: Store) -> None:
         with writing(store.engine):
             self._held.set()
-            self._release.wait(30)
+            self._release.wait(120)
 
     def __enter__(self) -> "Blocked":
         self._thread.start()
-        self._held.wait(5)
+        assert self._held.wait(60)
         return self
 
     def release(self) -> None:
@@ -83,7 +83,7 @@ def test_many_records_are_committed_in_batches(store: Store, asked: Ask) -> None
         await asyncio.gather(*(writer.record(asked(number)) for number in range(160)))
 
     asyncio.run(main())
-    writer.close(5)
+    writer.close(60)
     assert len(store.interactions()) == 160
     assert 10 <= len(commits) <= 20
 
@@ -97,7 +97,7 @@ def test_feedback_about_an_interaction_of_the_same_batch_is_taken(
         with Blocked(store) as blocked:
             event.listen(store.engine, "before_cursor_execute", lambda *_: began.set())
             first = asyncio.ensure_future(writer.record(asked(0)))
-            await asyncio.to_thread(began.wait, 5)  # the thread is at the lock with the first
+            await asyncio.to_thread(began.wait, 60)  # the thread is at the lock with the first
             later = [
                 asyncio.ensure_future(writer.add_feedback(said(1))),
                 asyncio.ensure_future(writer.record(asked(1))),
@@ -181,7 +181,7 @@ def test_writer_serves_several_event_loops(store: Store, writer: StoreWriter, as
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert len(store.interactions()) == 100
 
 
@@ -198,7 +198,7 @@ def test_full_queue_refuses_and_counts(store: Store, asked: Ask, said: Say) -> N
         return await asyncio.gather(*waiting, return_exceptions=True)
 
     results = asyncio.run(main())
-    writer.close(5)
+    writer.close(60)
     refused = [result for result in results if isinstance(result, StoreError)]
     assert writer.dropped_interactions == len(refused)
     assert len(refused) in (4, 5)  # the thread may have taken one out of the queue already
@@ -218,7 +218,7 @@ def test_locked_database_is_tried_again(store: Store, asked: Ask) -> None:
             await waiting
 
     asyncio.run(main())
-    writer.close(5)
+    writer.close(60)
     assert len(store.interactions()) == 1
 
 
@@ -228,7 +228,7 @@ def test_database_that_stays_locked_fails_whoever_waits(store: Store, asked: Ask
     with Blocked(store), pytest.raises(StoreError, match="database is locked"):
         asyncio.run(writer.record(asked(1)))
     asyncio.run(writer.record(asked(2)))  # the thread lives on
-    writer.close(5)
+    writer.close(60)
     assert [row.id for row in store.interactions()] == ["chatcmpl-2"]
 
 
@@ -250,7 +250,7 @@ def test_close_writes_what_is_queued(store: Store, asked: Ask) -> None:
     async def main() -> None:
         waiting = [asyncio.ensure_future(writer.record(asked(n))) for n in range(40)]
         await asyncio.sleep(0)
-        await asyncio.to_thread(writer.close, 5)
+        await asyncio.to_thread(writer.close, 60)
         await asyncio.gather(*waiting)
 
     asyncio.run(main())
@@ -275,8 +275,8 @@ def test_close_in_time_tells_those_whose_records_are_lost(store: Store, asked: A
 
 def test_closed_writer_takes_nothing(store: Store, asked: Ask) -> None:
     writer = StoreWriter(store.engine, StoreConfig())
-    writer.close(5)
-    writer.close(5)
+    writer.close(60)
+    writer.close(60)
     with pytest.raises(StoreError, match="closed"):
         asyncio.run(writer.record(asked(1)))
 
@@ -300,7 +300,7 @@ def test_text_is_masked_before_it_is_stored(url: str, store: Store, asked: Ask) 
     writer = StoreWriter(store.engine, StoreConfig())
     question = Message(role="user", content="I am ada@example.org")
     asyncio.run(writer.record(asked(1, messages=(question,))))
-    writer.close(5)
+    writer.close(60)
     with store.engine.connect() as connection:
         raw = connection.execute(text("SELECT messages FROM interactions")).scalar_one()
     assert "I am <EMAIL>" in raw

@@ -51,7 +51,7 @@ class RecordingObserver:
 
     def inter_token(self, model: str, seconds: float) -> None:
         self.events.append(("inter_token",))
-        self.gate.wait(30)
+        self.gate.wait(120)
 
     def drafted(self, model: str, draft_tokens: int, accepted_tokens: int) -> None:
         self.events.append(("drafted", draft_tokens, accepted_tokens))

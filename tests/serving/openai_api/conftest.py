@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from serving.openai_api.app import create_app
 from serving.openai_api.config import ServerConfig
 from tests.serving.conftest import make_client
-from tests.serving.fakes import MemoryRecorder, ObserverLog, live_server
+from tests.serving.fakes import Held, MemoryRecorder, ObserverLog, live_server
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +19,21 @@ def real_recorder() -> MemoryRecorder:
 
 
 @pytest.fixture(scope="session")
-def real_app(real_recorder: MemoryRecorder, tmp_path_factory: pytest.TempPathFactory) -> Starlette:
+def _held() -> Held:
+    return Held()
+
+
+@pytest.fixture
+def held(_held: Held) -> Iterator[Held]:
+    """Makes the real engine stand still."""
+    yield _held
+    _held.go.set()
+
+
+@pytest.fixture(scope="session")
+def real_app(
+    real_recorder: MemoryRecorder, _held: Held, tmp_path_factory: pytest.TempPathFactory
+) -> Starlette:
     from serving.engine.async_engine import AsyncEngine
     from serving.engine.config import EngineConfig
     from tests.tiny_model import make_tiny_version
@@ -30,7 +44,7 @@ def real_app(real_recorder: MemoryRecorder, tmp_path_factory: pytest.TempPathFac
     folder = make_tiny_version(
         tmp_path_factory.mktemp("embedding"), embeddings=True, max_model_len=1024, seed=3
     )
-    engine = AsyncEngine(config)
+    engine = AsyncEngine(config, _held)
     app = create_app(
         engine, real_recorder, ObserverLog(), lambda accept: (b"", "text/plain"), ServerConfig()
     )
@@ -67,7 +81,7 @@ def real_url(real_app: Starlette) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def real_http(real_url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=real_url, timeout=30, trust_env=False) as client:
+    with httpx.Client(base_url=real_url, timeout=60, trust_env=False) as client:
         yield client
 
 

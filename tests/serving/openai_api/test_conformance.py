@@ -3,7 +3,6 @@ no key of a wrong type. And one test for each way in which other servers broke t
 """
 
 import json
-import socket
 from typing import Literal
 
 import httpx
@@ -13,7 +12,7 @@ from openai.types import Completion, CreateEmbeddingResponse, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
-from tests.serving.fakes import wait_until
+from tests.serving.fakes import leave_when, wait_until
 
 ASK = [{"role": "user", "content": "Hello"}]
 WEATHER = {
@@ -277,20 +276,21 @@ def was_ended(real_app, real_recorder):
     return is_over
 
 
-def test_generation_ends_when_its_client_leaves_vllm_54947(real_http, was_ended):
+def test_generation_ends_when_its_client_leaves_vllm_54947(real_http, real_app, held, was_ended):
+    held.hold_in(3)
     body = LONG | {"stream": True}
     with real_http.stream("POST", "/v1/chat/completions", json=body) as reply:
         next(reply.iter_raw())
+    assert wait_until(lambda: real_app.state.api.num_active == 0)
+    held.go.set()
     assert wait_until(was_ended)
 
 
-def test_generation_ends_when_nobody_waits_mlx_vlm_1217(real_url, real_app, was_ended):
-    body = json.dumps(LONG).encode()
-    host, port = real_url.removeprefix("http://").split(":")
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len(body)}"
-    with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(head.encode() + b"\r\n\r\n" + body)
-        assert wait_until(lambda: real_app.state.api.num_active)
+def test_generation_ends_when_nobody_waits_mlx_vlm_1217(real_url, real_app, held, was_ended):
+    held.hold_in(3)
+    leave_when(lambda: real_app.state.api.num_active, f"{real_url}/v1/chat/completions", LONG)
+    assert wait_until(lambda: real_app.state.api.num_active == 0)
+    held.go.set()
     assert wait_until(was_ended)
 
 

@@ -21,7 +21,7 @@ from serving.engine.config import EngineConfig
 from serving.openai_api.app import create_app
 from serving.openai_api.config import ServerConfig
 from tests.serving.conftest import make_client
-from tests.serving.fakes import live_server, wait_until
+from tests.serving.fakes import Held, live_server, wait_until
 
 ASK = [{"role": "user", "content": "Hello"}]
 ENGINE = EngineConfig(
@@ -30,15 +30,14 @@ ENGINE = EngineConfig(
 
 
 class HeldMetrics(Metrics):
-    """Metrics that can hold the engine after a step, so that a test meets it at work."""
+    """Metrics that can hold the engine in a step, so that a test meets it at work."""
 
     def __init__(self) -> None:
         super().__init__(CollectorRegistry())
-        self.go = threading.Event()
-        self.go.set()
+        self.held = Held()
 
     def step(self, model: str, seconds: float, batch_size: int) -> None:
-        self.go.wait(30)
+        self.held.step(model, seconds, batch_size)
         super().step(model, seconds, batch_size)
 
 
@@ -56,7 +55,7 @@ class Server:
 
     def swap(self, folder: Path) -> None:
         swap = self.engine.swap(folder, grace_seconds=20)
-        asyncio.run_coroutine_threadsafe(swap, self.loop).result(30)
+        asyncio.run_coroutine_threadsafe(swap, self.loop).result(60)
 
     def metric(self, name: str, **labels: str) -> float:
         model = read_tag(self.engine)
@@ -179,11 +178,11 @@ def test_feedback_on_an_unknown_answer_is_not_found(ai):
 
 def test_leaving_client_frees_its_place(ai, server):
     before = server.metric("llm_aborted_requests_total")
+    server.metrics.held.hold_in(3)
     with ask(ai, stream=True, max_tokens=450) as answer:
         next(iter(answer))
-        server.metrics.go.clear()
     assert wait_until(lambda: server.app.state.api.num_active == 0)
-    server.metrics.go.set()
+    server.metrics.held.go.set()
     assert wait_until(lambda: server.metric("llm_aborted_requests_total") == before + 1)
     assert wait_until(lambda: server.metric("llm_requests_running") == 0)
     assert wait_until(lambda: server.store.interactions()[-1].finish_reason == "abort")
@@ -191,7 +190,7 @@ def test_leaving_client_frees_its_place(ai, server):
 
 def test_full_queue_is_a_rate_limit(ai, server):
     """Two run, two wait; what comes then is refused and told when to come back."""
-    server.metrics.go.clear()
+    server.metrics.held.go.clear()
     asking = [threading.Thread(target=ask, args=(ai,)) for _ in range(4)]
     for thread in asking:
         thread.start()
@@ -201,9 +200,9 @@ def test_full_queue_is_a_rate_limit(ai, server):
             ask(ai)
         assert int(caught.value.response.headers["retry-after"]) >= 1
     finally:
-        server.metrics.go.set()
+        server.metrics.held.go.set()
         for thread in asking:
-            thread.join(20)
+            thread.join(60)
 
 
 def test_swap_under_load_answers_everybody_from_one_version(ai, server, versions):
@@ -221,10 +220,10 @@ def test_swap_under_load_answers_everybody_from_one_version(ai, server, versions
     threads = [threading.Thread(target=talk) for _ in range(2)]
     for thread in threads:
         thread.start()
-    assert wait_until(lambda: len(answers) >= 2, 20)
+    assert wait_until(lambda: len(answers) >= 2)
     server.swap(versions[1])
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     server.swap(versions[0])
     assert failures == []
     assert len(answers) == 12

@@ -2,10 +2,10 @@
 
 import asyncio
 import json
+import re
 import threading
 import time
 
-import httpx
 import openai
 import pytest
 from starlette.requests import ClientDisconnect
@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from everloop.errors import EngineStoppedError, StoreError
 from serving.openai_api.config import ServerConfig
 from serving.openai_api.streaming import unless_disconnected
-from tests.serving.fakes import wait_until
+from tests.serving.fakes import leave_when, wait_until
 
 ASK = [{"role": "user", "content": "Hi"}]
 BODY = {"model": "everloop", "messages": ASK}
@@ -30,19 +30,18 @@ def leave_in_the_middle(http, engine, **fields) -> None:
     """Read what comes before the gate, then close the connection."""
     with http.stream("POST", PATH, json=BODY | {"stream": True} | fields) as response:
         next(response.iter_raw())
-    wait_until(lambda: engine.aborted)
+    assert wait_until(lambda: engine.aborted)
 
 
-def leave_while_waiting(url, engine) -> None:
-    """Ask without streaming and give up before the answer is complete."""
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(url + PATH, json=BODY, timeout=0.3, trust_env=False)
-    wait_until(lambda: engine.aborted)
+def leave_while_waiting(url, engine, **fields) -> None:
+    """Ask, and hang up once the engine is at work, without having read anything."""
+    leave_when(lambda: engine.requests, url + PATH, BODY | fields)
+    assert wait_until(lambda: engine.aborted)
 
 
 def outcome(observer) -> tuple[str, bool]:
     """How the first request ended, and whether it streamed: told after the last byte."""
-    wait_until(lambda: observer.requests)
+    assert wait_until(lambda: observer.requests)
     return observer.requests[0][2:]
 
 
@@ -68,7 +67,7 @@ def test_no_last_byte_before_the_record(http, recorder, app, stream):
 
     async def slow(interaction) -> None:
         inside.set()
-        await asyncio.to_thread(finish.wait, 5)
+        await asyncio.to_thread(finish.wait, 60)
         await keep(interaction)
 
     recorder.record = slow
@@ -80,13 +79,13 @@ def test_no_last_byte_before_the_record(http, recorder, app, stream):
 
     client = threading.Thread(target=ask)
     client.start()
-    assert inside.wait(5)
+    assert inside.wait(60)
     if stream:
         assert wait_until(lambda: b'"finish_reason":"stop"' in b"".join(received))
     assert b"[DONE]" not in b"".join(received)
     assert stream or received == []
     finish.set()
-    client.join(5)
+    client.join(60)
     end = b"data: [DONE]\n\n" if stream else b"}"
     assert b"".join(received).endswith(end)
 
@@ -205,7 +204,7 @@ class TestSlowFirstToken:
         with http.stream("POST", PATH, json=body) as response:
             for part in response.iter_raw():
                 received.append(part)
-                if b"".join(received).count(b": keep-alive") == 2:
+                if b"".join(received).count(b": keep-alive") >= 2:
                     engine.release()
 
     def test_comments_keep_the_connection_open(self, http, engine):
@@ -213,7 +212,7 @@ class TestSlowFirstToken:
         received = []
         self.ask(http, engine, received)
         text = b"".join(received).decode()
-        assert text.startswith(": keep-alive\n\n: keep-alive\n\ndata: ")
+        assert re.match(r"(: keep-alive\n\n){2,}data: ", text)
         assert text.endswith("data: [DONE]\n\n")
 
     def test_official_client_reads_past_them(self, client, engine):
@@ -241,13 +240,14 @@ class TestSlowFirstToken:
 
 
 def test_deadline_is_the_servers_or_the_clients_the_earlier(http, engine):
-    start = time.monotonic()
-    http.post(PATH, json=BODY)
-    http.post(PATH, json=BODY, headers={"x-request-timeout": "2.5"})
-    http.post(PATH, json=BODY, headers={"x-request-timeout": "90000"})
-    limits = [deadline - start for deadline in engine.deadlines]
-    assert limits == pytest.approx([600, 2.5, 600], abs=2)
-    assert limits[1] < 5
+    for headers, seconds in (
+        ({}, 600),
+        ({"x-request-timeout": "2.5"}, 2.5),
+        ({"x-request-timeout": "90000"}, 600),
+    ):
+        start = time.monotonic()
+        http.post(PATH, json=BODY, headers=headers)
+        assert start + seconds <= engine.deadlines[-1] <= time.monotonic() + seconds
 
 
 @pytest.mark.parametrize("value", ["", "soon", "0", "-1", "nan", "inf", "1e999"])
@@ -310,10 +310,9 @@ def test_leaving_a_stream_ends_the_generation(http, engine, recorder, observer):
     assert outcome(observer) == ("client_abort", True)
 
 
-def test_leaving_before_the_first_token_ends_the_generation(url, http, engine, recorder):
+def test_leaving_before_the_first_token_ends_the_generation(url, engine, recorder):
     engine.pieces = [None, "late"]
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(url + PATH, json=BODY | {"stream": True}, timeout=0.3, trust_env=False)
+    leave_while_waiting(url, engine, stream=True)
     assert wait_until(lambda: recorder.interactions)
     assert recorder.interactions[0].ttft_seconds is None
     assert len(engine.aborted) == 1
