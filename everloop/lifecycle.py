@@ -50,7 +50,8 @@ def build_data(home: Home, run: RunFile, progress: Progress | None = None) -> Da
         documents=_titles(home.data / info.id),
     )
     store = open_store(home.database_url)
-    store.save_dataset(version, read_rows(home.data / info.id))
+    rows = counted(read_rows(home.data / info.id), progress, "record", info.rows)
+    store.save_dataset(version, rows)
     store.close()
     return info
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from tokenizers import Tokenizer
 
-from everloop.errors import DataError
+from everloop.errors import DataError, EverloopError
 from everloop.manifest import sha256_file
 from everloop.records import DatasetRow, Record
 from training.shard_writer import SPLITS as ALL_SPLITS
@@ -54,6 +54,7 @@ def write_shards(
 
     Raises:
         DataError: a split has no text, or the tokenizer is damaged or lacks `<|endoftext|>`.
+        EverloopError: the disk is full.
     """
     encoder = load_tokenizer(tokenizer)
     digest = sha256_file(tokenizer / TOKENIZER_FILE)
@@ -74,6 +75,11 @@ def write_shards(
     except DataError:
         shutil.rmtree(staging)
         raise
+    except OSError as error:
+        raise EverloopError(
+            f"token shards cannot be written to {staging} ({error.strerror or error}). Free space "
+            "and run the command again: it goes on where it stopped."
+        ) from error
     finally:
         lock.unlink(missing_ok=True)
     return info

@@ -217,7 +217,8 @@ def _find(path: str) -> list[tuple[str, int]]:
         matches = Path(local.anchor).glob(str(local.relative_to(local.anchor)))
         found = sorted(match for match in matches if match.is_file())
     if not found:
-        raise DataError(f"{path} does not exist and matches no file.")
+        what = "is a folder without files" if local.is_dir() else "does not exist, nor match a file"
+        raise DataError(f"{path} {what}.")
     return [(str(file), file.stat().st_size) for file in found]
 
 

@@ -7,14 +7,16 @@ a kill, and another configuration never does.
 import hashlib
 import json
 import logging
+import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from everloop.errors import ConfigError
+from everloop.errors import ConfigError, EverloopError
 from everloop.records import Document
 from everloop.settings import Home
 from training.cleaning.config import CleanConfig, DecontaminationConfig
@@ -25,15 +27,20 @@ from training.sources import Input, SourceConfig, find_inputs, read_input
 
 logger = logging.getLogger(__name__)
 _REPORT_SECONDS = 0.2
+_KEPT_SECONDS = 30 * 24 * 3600
 
 
 @contextmanager
 def work_folder(home: Home, config: CleanConfig, inputs: Sequence[Input]) -> Iterator[Path]:
     """The folder of this configuration and these inputs, locked while it is used.
 
+    Work that nobody has touched for a month is thrown away: its files or settings have changed.
+
     Raises:
         ConfigError: another process builds the same dataset.
+        EverloopError: it cannot be written, such as on a full disk.
     """
+    _forget_old_work(home.data)
     work = (home.data / f".work-{_fingerprint(config, inputs)}").resolve()
     work.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(work.with_suffix(".lock"))
@@ -46,6 +53,11 @@ def work_folder(home: Home, config: CleanConfig, inputs: Sequence[Input]) -> Ite
             logger.info("an unfinished build goes on folder=%s", work)
         work.mkdir(exist_ok=True)
         yield work
+    except OSError as error:
+        raise EverloopError(
+            f"the cleaning cannot write to {work} ({error.strerror or error}). Free space and run "
+            "the command again: it goes on behind the last finished task."
+        ) from error
     finally:
         lock.release()
         work.with_suffix(".lock").unlink(missing_ok=True)
@@ -89,6 +101,14 @@ def reporting(
         stop.set()
         thread.join()
         progress(title, count())
+
+
+def _forget_old_work(root: Path) -> None:
+    for work in root.glob(".work-????????????"):
+        marks = (work, *(work / "logs").glob("*/completions"))
+        if time.time() - max(mark.stat().st_mtime for mark in marks) > _KEPT_SECONDS:
+            logger.info("old work of an unfinished build is removed folder=%s", work)
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def _texts(path: str, options: ReadOptions) -> Iterator[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal
 
-from sqlalchemy import Text, cast, func, select
+from sqlalchemy import Text, cast, delete, func, select
 
 from everloop.errors import DataError, NotFoundError
 from everloop.merkle import MerkleTree
@@ -67,28 +67,50 @@ class DatasetQueries(Queries):
     """Saves and reads dataset versions."""
 
     def save_dataset(self, version: DatasetVersion, rows: Iterable[DatasetRow]) -> None:
-        """Save a dataset with its rows in one transaction; saving it again changes nothing.
+        """Save a dataset with its rows; saving it again changes nothing.
 
-        The rows are taken as they come and never held together.
+        The rows are taken as they come and never held together. They are written a thousand at a
+        time, so that a server which writes to the same store gets its turn; what a process that
+        was killed left unfinished, the next one completes.
 
         Raises:
             DataError: the rows are not those that the version's Merkle root names.
         """
         header = {name: getattr(version, name) for name in datasets.c.keys()}  # noqa: SIM118
-        stream = iter(rows)
-        with writing(self.engine) as connection, MerkleTree() as tree:
+        with writing(self.engine) as connection:
             insert_new(connection, datasets, [header])
+        is_whole = sum(self.row_counts(version.id).values()) == version.rows
+        try:
+            self._save_rows(version, rows, is_whole)
+        except Exception:
+            if not is_whole:
+                self._forget(version.id)
+            raise
+
+    def _save_rows(
+        self, version: DatasetVersion, rows: Iterable[DatasetRow], is_whole: bool
+    ) -> None:
+        stream = iter(rows)
+        with MerkleTree() as tree:
             while chunk := list(islice(stream, _ROWS_AT_ONCE)):
-                insert_new(connection, dataset_rows, [_to_row(version.id, row) for row in chunk])
                 for row in chunk:
                     tree.add(bytes.fromhex(row.sha256))
-            found = tree.root()
-            if found != version.merkle_root:
+                if not is_whole:
+                    with writing(self.engine) as connection:
+                        found = [_to_row(version.id, row) for row in chunk]
+                        insert_new(connection, dataset_rows, found)
+            root = tree.root()
+            if root != version.merkle_root:
                 raise DataError(
                     f"dataset {version.id}: expected rows with Merkle root "
-                    f"{version.merkle_root[:12]}, found {tree.count} rows with {found[:12]}. Build "
+                    f"{version.merkle_root[:12]}, found {tree.count} rows with {root[:12]}. Build "
                     "the dataset again."
                 )
+
+    def _forget(self, dataset_id: str) -> None:
+        with writing(self.engine) as connection:
+            connection.execute(delete(dataset_rows).where(dataset_rows.c.dataset_id == dataset_id))
+            connection.execute(delete(datasets).where(datasets.c.id == dataset_id))
 
     def dataset(self, dataset_id: str) -> DatasetVersion:
         """Find a dataset.

@@ -1,3 +1,6 @@
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,10 +10,12 @@ from everloop.manifest import DatasetRef
 from everloop.records import DatasetRow
 from everloop.settings import Home
 from tests.tiny_model import make_tiny_checkpoint
+from tests.training.cleaning.corpus import sentence
 from training.checkpoint import Checkpoint, read_checkpoint, write_sidecar
 from training.shards import write_shards
 
 DATASET = "ds-0123456789ab"
+ROOT = Path(__file__).parents[2]
 
 
 def learnt(folder: Path, home: Home, family: str, characters: int) -> Checkpoint:
@@ -40,3 +45,34 @@ def test_validation_windows_are_as_long_as_the_model_takes(
 def test_validation_windows_of_a_short_split_are_as_long_as_it(tmp_path: Path, home: Home) -> None:
     found, _ = validation_windows(home, learnt(tmp_path / "a", home, "qwen3", 30), 4)
     assert found.shape == (1, 31)
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+from everloop.lifecycle import build_data, prepare_tokens
+from everloop.settings import Home, RunFile
+
+home = Home(Path(sys.argv[2])).create()
+data = {"sources": [sys.argv[1]], "executor": {"task_megabytes": 1.0}}
+run = RunFile("test", {"data": data, "tokenizer": {"vocab_size": 600}})
+prepare_tokens(home, run, build_data(home, run))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
+    peaks = {}
+    for texts in (400, 6000):
+        source = tmp_path / f"{texts}.jsonl"
+        with source.open("w", encoding="utf-8") as file:
+            for number in range(texts):
+                file.write(json.dumps({"text": sentence(number, 800)}) + "\n")
+        command = [sys.executable, "-c", PEAK, str(source), str(tmp_path / f"home{texts}")]
+        output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout
+        peaks[texts] = int(output) / 1024
+    size = source.stat().st_size / 2**20
+    assert size > 15
+    assert peaks[6000] - peaks[400] < size / 2
+    assert peaks[6000] < 1000

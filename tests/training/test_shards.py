@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
-from everloop.errors import DataError
+from everloop.errors import DataError, EverloopError
 from everloop.manifest import sha256_file
 from everloop.records import DatasetRow, Message, Source
 from training.shards import TokenShard, read_shard_info, write_shards
@@ -175,3 +176,29 @@ def test_read_shard_info_names_a_damaged_file(shards: Path) -> None:
     (shards / "shards.json").write_text("{}")
     with pytest.raises(DataError, match=r"shards\.json is damaged"):
         read_shard_info(shards)
+
+
+def test_write_shards_takes_four_bytes_for_a_large_vocabulary(tmp_path: Path) -> None:
+    words = {"<|endoftext|>": 0, **{f"w{number}": number for number in range(1, 70_001)}}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<|endoftext|>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    rows = [row("w70000 w1", "train"), row("w65536", "validation")]
+    assert write_shards(rows, tmp_path, tmp_path / "shards", "ds-1").dtype == "uint32"
+    assert TokenShard.open(tmp_path / "shards", "train").tokens.tolist() == [70_000, 1, 0]
+    assert TokenShard.open(tmp_path / "shards", "validation").tokens.tolist() == [65_536, 0]
+
+
+def test_a_full_disk_is_one_sentence_and_what_is_done_stays(
+    tmp_path: Path, tiny_tokenizer: Path
+) -> None:
+    digest = sha256_file(tiny_tokenizer / "tokenizer.json")
+    staging = tmp_path / f".shards-ds-1-{digest[:12]}"
+    staging.mkdir()
+    (staging / ".progress.json").symlink_to("/dev/full")
+    with pytest.raises(EverloopError, match=r"cannot be written to .* \(No space left on device\)"):
+        write_shards(ROWS, tiny_tokenizer, tmp_path / "shards", "ds-1")
+    assert not (tmp_path / "shards").exists()
+    (staging / ".progress.json").unlink()
+    info = write_shards(ROWS, tiny_tokenizer, tmp_path / "shards", "ds-1")
+    assert info.documents == {"train": 2, "validation": 1}

@@ -166,6 +166,11 @@ def test_read_files_names_a_missing_source(tmp_path: Path) -> None:
         read(tmp_path / "gone")
 
 
+def test_read_files_refuses_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.sources: .* is a folder without files"):
+        read(tmp_path)
+
+
 def test_read_files_refuses_a_folder_without_supported_files(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(b"1")
     with pytest.raises(DataError, match=r"holds no supported file; supported: \.txt"):

@@ -24,6 +24,7 @@ _MEANINGS = {
     "bad_label": "a label that is neither true nor false",
     "bad_tools": "tools that are no list of functions",
     "functions_instead_of_tools": "OpenAI's older functions; write them as tools",
+    "stepwise_supervision": "ratings of single steps, from which no method here learns",
     "content_type": "a record of a web archive that is no page",
     "no_main_text": "a page of which nothing but menus and footers is left",
     "no_text_layer": "a PDF of pictures; it needs character recognition first",

@@ -72,6 +72,8 @@ def _exchange(row: Mapping[str, Any]) -> Exchange | None:
         return _rated((*prompt, *_turns(row["completion"], "assistant")), row.get("label"))
     if "conversations" in row:
         return _rated(_sharegpt(row["conversations"]), None)
+    if "completions" in row and "labels" in row:
+        raise MalformedRowError("stepwise_supervision")
     if "instruction" in row and "output" in row:
         parts = [row["instruction"], row.get("input") or ""]
         if not all(isinstance(part, str) for part in parts):

@@ -1,5 +1,5 @@
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -48,6 +48,43 @@ def test_saving_again_changes_nothing(store: Store, row: Row) -> None:
     store.save_dataset(first, rows)
     store.save_dataset(DatasetVersion.of(rows, "corpus"), rows)
     assert store.datasets() == [first]
+
+
+def test_a_save_that_was_killed_is_completed_by_the_next(store: Store, row: Row) -> None:
+    rows = [row(number) for number in range(3000)]
+    version = DatasetVersion.of(rows, "corpus")
+
+    def killed() -> Iterator[DatasetRow]:
+        yield from rows[:2500]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.save_dataset(version, killed())
+    assert len(store.dataset_rows(version.id)) == 2000
+    store.save_dataset(version, rows)
+    assert len(store.dataset_rows(version.id)) == 3000
+
+
+def test_others_may_write_while_rows_are_saved(store: Store, row: Row) -> None:
+    rows = [row(number) for number in range(1500)]
+    other = DatasetVersion.of([row(9000)], "feedback")
+
+    def interrupted() -> Iterator[DatasetRow]:
+        yield from rows[:1200]
+        store.save_dataset(other, [row(9000)])  # a second connection; it would wait for a lock
+        yield from rows[1200:]
+
+    version = DatasetVersion.of(rows, "corpus")
+    store.save_dataset(version, interrupted())
+    assert {one.id for one in store.datasets()} == {version.id, other.id}
+
+
+def test_wrong_rows_leave_a_whole_dataset_alone(store: Store, row: Row) -> None:
+    version = DatasetVersion.of([row(1)], "corpus")
+    store.save_dataset(version, [row(1)])
+    with pytest.raises(DataError, match="found 2 rows with"):
+        store.save_dataset(version, [row(1), row(2)])
+    assert store.dataset_rows(version.id) == [row(1)]
 
 
 def test_rows_that_the_version_does_not_name_are_refused(store: Store, row: Row) -> None:

@@ -1,5 +1,6 @@
 """Stages on disk: what is done stays done, whatever ends the process."""
 
+import os
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from everloop.errors import ConfigError
+from everloop.errors import ConfigError, EverloopError
 from everloop.settings import Home
 from tests.training.cleaning.corpus import config, write_corpus
 from training.cleaning.stages import deal
@@ -99,25 +100,30 @@ def test_two_builds_of_the_same_are_refused(tmp_path: Path, home: Home) -> None:
         build_dataset(table, home)
 
 
-PEAK = """
-import resource, sys
-from pathlib import Path
-from everloop.settings import Home
-from tests.training.cleaning.corpus import config
-from training.dataset import build_dataset
-build_dataset(config(Path(sys.argv[1]), task_megabytes=0.5), Home(Path(sys.argv[2])))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
+def test_a_full_disk_keeps_what_is_done(tmp_path: Path, home: Home) -> None:
+    folder = write_corpus(tmp_path / "corpus", files=2)
+    (folder / "2.txt").write_text("a text of its own, that stays where it is\n")
+    (folder / "logo.png").write_bytes(b"PNG")
+    table = config(folder)
+    found = find_inputs(table.all_sources, ReadOptions("MIT", "text", 4000))
+    with work_folder(home, table, found) as work:
+        full = work / "dropped" / "read" / "00002.jsonl"
+        full.parent.mkdir(parents=True)
+        full.symlink_to("/dev/full")  # every write fails with "no space left on device"
+    with pytest.raises(EverloopError, match=r"cannot write to .* \(No space left on device\)"):
+        build_dataset(table, home)
+    assert len(list(work.glob("logs/clean/completions/*"))) == 2
+    full.unlink()
+    expected = build_dataset(table, Home(tmp_path / "other"))
+    assert build_dataset(table, home).id == expected.id
 
 
-@pytest.mark.slow
-def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
-    peaks = {}
-    for files in (2, 16):
-        folder = write_corpus(tmp_path / f"corpus{files}", files=files, texts=1200)
-        command = [sys.executable, "-c", PEAK, str(folder), str(tmp_path / f"home{files}")]
-        output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout
-        peaks[files] = int(output) / 1024
-    size = sum(path.stat().st_size for path in (tmp_path / "corpus16").iterdir()) / 2**20
-    assert size > 5
-    assert peaks[16] - peaks[2] < size
+def test_work_that_nobody_wants_any_more_is_removed(tmp_path: Path, home: Home) -> None:
+    home.data.mkdir(parents=True)
+    old, new = home.data / ".work-aaaaaaaaaaaa", home.data / ".work-bbbbbbbbbbbb"
+    for work in (old, new):
+        (work / "logs" / "clean" / "completions").mkdir(parents=True)
+    for mark in (old, old / "logs" / "clean" / "completions", new):
+        os.utime(mark, (0, 0))  # of the new one, a task was finished today
+    build_dataset(config(write_corpus(tmp_path / "corpus", files=1)), home)
+    assert (old.exists(), new.exists()) == (False, True)

@@ -70,6 +70,7 @@ def test_read_exchange_knows_the_form(row: dict[str, object], expected: Exchange
         ({"conversations": [{"from": "alien", "value": "hi"}]}, "bad_message"),
         ({"conversations": "hi"}, "no_messages"),
         ({"instruction": 3, "output": "4"}, "bad_message"),
+        ({"prompt": "2?", "completions": ["4"], "labels": [True]}, "stepwise_supervision"),
     ],
 )  # fmt: skip
 def test_read_exchange_says_what_is_wrong(row: dict[str, object], reason: str) -> None:
