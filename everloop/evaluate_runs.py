@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from everloop.errors import DataError
+from everloop.errors import DataError, NotFoundError
 from everloop.lifecycle import find_checkpoint, newest_dataset
 from everloop.records import DatasetRow
 from everloop.settings import Home
@@ -68,10 +68,10 @@ def report_training(home: Home, checkpoint: Checkpoint, parent: Path | None) -> 
     page = report_page(home, checkpoint)
     if page.is_file() or not is_main_process():
         return
-    rows = held_out_rows(home, HELD_OUT_ROWS_OF_TRAINING)
     try:
+        rows = held_out_rows(home, HELD_OUT_ROWS_OF_TRAINING)
         _evaluate(home, checkpoint, parent, rows, None)
-    except DataError as error:
+    except (DataError, NotFoundError) as error:
         logger.warning("run=%s report without an evaluation: %s", _name(checkpoint.path), error)
         _evaluate(home, checkpoint, None, [], None)
     logger.info("run=%s report=%s", _name(checkpoint.path), page)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from rich.progress import Progress
 
 from everloop.errors import RefusedError
+from everloop.evaluate_runs import report_training
 from everloop.lifecycle import checkpoint_of, export_version, validation_windows
 from everloop.manifest import DatasetRef
 from everloop.records import DatasetRow
@@ -177,8 +178,9 @@ class _Round:
         settings |= {"max_steps": None, "minutes": self._config.minutes, "epochs": None}
         if self._config.minutes is None:
             settings["epochs"] = self._config.epochs
+        parent = checkpoint_of(self._home, self._champion).path
         checkpoint = fine_tune(
-            checkpoint_of(self._home, self._champion).path,
+            parent,
             [row for row in rows if row.split == "train"],
             [row for row in rows if row.split == "validation"],
             self._home.runs / f"loop-{reference.id}-{self._champion.manifest.version}",
@@ -187,6 +189,7 @@ class _Round:
             parent_tag=self._champion.tag,
             progress=self._progress,
         )
+        report_training(self._home, checkpoint, parent)
         return export_version(self._home, self._run, checkpoint, self._progress)
 
     def _judge(

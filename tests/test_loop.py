@@ -133,6 +133,7 @@ def test_the_loop_closes(
     assert result.gate.numbers["quality_after"] > result.gate.numbers["quality_before"]
     assert result.deployment is not None
     assert result.deployment.status == "live"
+    assert len(list(home.runs.glob("loop-*/report.html"))) == 1
     completion, model, answer = ask(client, "How heavy is the lamp number 2000?")
     assert model == result.candidate
     assert "look at the" in answer

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -63,8 +64,8 @@ Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 def _load(folder: Path, device: str) -> Loaded:
-    network: PreTrainedModel = load_network(folder, device=device).to(device)
-    return network, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    network: Any = load_network(folder, device=device)
+    return network.to(device), AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def _quality(

@@ -53,6 +53,7 @@ def _end_ids(network: PreTrainedModel) -> list[int]:
     """The tokens at which the served model ends too; both of a folder's files may name some."""
     ids: set[int] = set()
     for config in (network.config, network.generation_config):
-        named = getattr(config, "eos_token_id", None)
-        ids |= set(named) if isinstance(named, list) else {named} - {None}
+        named: int | list[int] | None = getattr(config, "eos_token_id", None)
+        if named is not None:
+            ids |= set(named) if isinstance(named, list) else {named}
     return sorted(ids)

@@ -87,7 +87,8 @@ def _energy(metrics: Mapping[str, float]) -> dict[str, str | None]:
 
 
 def _watt_hours(joules: float) -> str:
-    return f"{joules / JOULES_PER_WATT_HOUR:,.3g} Wh"
+    hours = joules / JOULES_PER_WATT_HOUR
+    return f"{hours:,.0f} Wh" if hours >= 100 else f"{hours:.3g} Wh"
 
 
 def _duration(seconds: float) -> str:
