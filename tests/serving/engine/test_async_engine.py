@@ -4,9 +4,11 @@ import asyncio
 import gc
 import logging
 import shutil
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +298,68 @@ def test_swap_under_load_answers_every_request_by_exactly_one_version(
         assert engine.versions == [manifest.tag]
         assert engine.current is not None
         assert engine.current.manifest == manifest
+
+    run(scenario)
+
+
+@asynccontextmanager
+async def two_versions(
+    engine: AsyncEngine, observer: RecordingObserver, other: Path
+) -> AsyncIterator[tuple[OutputStream, OutputStream]]:
+    """Answers of a version that drains and of its successor, both begun when the block is over."""
+    observer.gate.clear()
+    old = engine.generate(PROMPT, LONG, "a")
+    await anext(old)
+    swapping = asyncio.create_task(engine.swap(other, grace_seconds=30))
+    while len(engine.versions) < 2:
+        await asyncio.sleep(0)
+    new = engine.generate(PROMPT, LONG, "a")
+    await _commands(engine, 2)
+    yield old, new
+    await swapping
+
+
+def test_versions_step_in_turns_in_the_one_thread(
+    run: Callable[..., None],
+    other_tiny_version: Path,
+    observer: RecordingObserver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turns: list[tuple[str, int]] = []
+
+    def step(model: str, seconds: float, batch_size: int) -> None:
+        turns.append((model, threading.get_ident()))
+
+    monkeypatch.setattr(observer, "step", step)
+
+    async def scenario(engine: AsyncEngine) -> None:
+        async with two_versions(engine, observer, other_tiny_version) as streams:
+            observer.gate.set()
+            await asyncio.gather(*map(collect, streams))
+
+    run(scenario)
+    models = [model for model, _ in turns]
+    first, last = models.index(models[-1]), len(models) - models[::-1].index(models[0])
+    assert last - first > 90, "both were at work"
+    assert all(one != next_ for one, next_ in pairwise(models[first:last]))
+    assert len({thread for _, thread in turns} | {threading.get_ident()}) == 2
+
+
+def test_failed_step_of_one_version_leaves_the_other_alone(
+    run: Callable[..., None],
+    other_tiny_version: Path,
+    engine_config: EngineConfig,
+    observer: RecordingObserver,
+) -> None:
+    alone = expected(other_tiny_version, engine_config, LONG)
+
+    async def scenario(engine: AsyncEngine) -> None:
+        async with two_versions(engine, observer, other_tiny_version) as (old, new):
+            engine._versions[0].engine._model_runner._session = None  # every run fails
+            observer.gate.set()
+            with pytest.raises(EngineStoppedError, match="could not finish request a"):
+                await collect(old)
+            assert await collect(new) == alone
 
     run(scenario)
 

@@ -1,5 +1,7 @@
 """Draws against the textbook: softmax, full sort, cut, draw."""
 
+from typing import Any, ClassVar
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from transformers.generation.logits_process import (
 )
 
 from serving.engine.distribution import draw, largest, uniform
+from serving.engine.logprobs import token_logprobs
 from serving.engine.sampling_params import SamplingParams
 
 
@@ -170,3 +173,34 @@ def test_uniform_is_spread_evenly_over_seeds_and_positions() -> None:
     assert (np.abs(counts - 2000) < 5 * np.sqrt(2000)).all()
     neighbours = np.corrcoef(numbers[:-1].ravel(), numbers[1:].ravel())[0, 1]
     assert abs(neighbours) < 0.03
+
+
+class _Watched(np.ndarray):
+    """Notes how many numbers are sorted, in it or in what is computed from it."""
+
+    sizes: ClassVar[list[int]] = []
+
+    def sort(self, *arguments: Any, **options: Any) -> None:
+        self.sizes.append(self.size)
+        super().sort(*arguments, **options)
+
+    def argsort(self, *arguments: Any, **options: Any) -> Any:
+        self.sizes.append(self.size)
+        return super().argsort(*arguments, **options)
+
+    def partition(self, *arguments: Any, **options: Any) -> None:
+        self.sizes.append(self.size)
+        super().partition(*arguments, **options)
+
+    def argpartition(self, *arguments: Any, **options: Any) -> Any:
+        self.sizes.append(self.size)
+        return super().argpartition(*arguments, **options)
+
+
+@pytest.mark.parametrize("params", SETTINGS)
+def test_no_draw_sorts_the_vocabulary(params: SamplingParams) -> None:
+    logits = _logits(1, 50_000)[0]
+    _Watched.sizes.clear()
+    draw(logits.copy().view(_Watched), logits.max(), params, 7, 1)
+    token_logprobs(logits.view(_Watched), 5, 20)
+    assert 20 <= max(_Watched.sizes) < 50_000 // 20

@@ -67,6 +67,18 @@ def test_run_in_chunks_gives_the_logits_of_the_whole(
     np.testing.assert_allclose(logits[0], whole, atol=1e-5)
 
 
+@pytest.mark.parametrize("allow_spinning", [False, True])
+def test_threads_and_spinning_are_those_of_the_configuration(
+    tiny_version: Path, engine_config: EngineConfig, allow_spinning: bool
+) -> None:
+    settings = {"num_threads": 2, "allow_spinning": allow_spinning}
+    config = engine_config.model_copy(update=settings)
+    runner = ModelRunner(tiny_version, read_manifest(tiny_version), config)
+    options = runner._session.get_session_options()
+    spinning = options.get_session_config_entry("session.intra_op.allow_spinning")
+    assert (options.intra_op_num_threads, spinning) == (2, str(int(allow_spinning)))
+
+
 def test_run_without_sampled_rows_gives_no_logits(runner: ModelRunner) -> None:
     assert runner.run([_row(_sequence(PROMPT, 1), 4, num_logits=0)]).shape == (0, 259)
 
