@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from everloop.errors import DataError, NotFoundError
@@ -11,10 +12,11 @@ from everloop.settings import Home
 from training.checkpoint import Checkpoint, read_checkpoint
 from training.dataset import read_rows
 
-# Held-out rows of each kind that are looked at: by `everloop eval`, and at the end of a training,
-# which should not take noticeably longer for it.
-HELD_OUT_ROWS = 64
-HELD_OUT_ROWS_OF_TRAINING = 16
+HELD_OUT_ROWS = 64  # of each kind, by `everloop eval`
+# At the end of a training, which should not take noticeably longer for it: so many rows of each
+# kind, and of these no more than come to so many characters, since texts are long.
+TRAINING_ROWS = 16
+TRAINING_CHARACTERS = 24_000
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +71,7 @@ def report_training(home: Home, checkpoint: Checkpoint, parent: Path | None) -> 
     if page.is_file() or not is_main_process():
         return
     try:
-        rows = held_out_rows(home, HELD_OUT_ROWS_OF_TRAINING)
+        rows = held_out_rows(home, TRAINING_ROWS, TRAINING_CHARACTERS)
         _evaluate(home, checkpoint, parent, rows, None)
     except (DataError, NotFoundError) as error:
         logger.warning("run=%s report without an evaluation: %s", _name(checkpoint.path), error)
@@ -82,17 +84,32 @@ def report_page(home: Home, checkpoint: Checkpoint) -> Path:
     return _folder(home, checkpoint.path) / "report.html"
 
 
-def held_out_rows(home: Home, limit: int) -> list[DatasetRow]:
-    """Validation rows of the newest dataset, evenly spread over it, so many of each kind."""
+def held_out_rows(home: Home, limit: int, characters: int | None = None) -> list[DatasetRow]:
+    """Validation rows of the newest dataset, evenly spread over it.
+
+    Args:
+        limit: of the rows of each kind.
+        characters: of the rows of each kind, all together; the first stays however long it is.
+
+    Raises:
+        NotFoundError: there is no dataset.
+    """
     rows = [
         row for row in read_rows(home.data / newest_dataset(home).id) if row.split == "validation"
     ]
-    chosen = []
+    chosen: list[DatasetRow] = []
     for kind in dict.fromkeys(row.kind for row in rows):
         same = [row for row in rows if row.kind == kind]
-        step = max(1, len(same) // limit)
-        chosen += same[::step][:limit]
+        spread = same[:: max(1, len(same) // limit)][:limit]
+        ends = accumulate(map(_characters, spread))
+        fits = [row for row, end in zip(spread, ends, strict=True) if end <= (characters or end)]
+        chosen += fits or spread[:1]
     return chosen
+
+
+def _characters(row: DatasetRow) -> int:
+    said = (*(row.messages or ()), *(row.chosen or ()), *(row.rejected or ()))
+    return len(row.text or "") + sum(len(message.content) for message in said)
 
 
 def _evaluate(

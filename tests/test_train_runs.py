@@ -10,7 +10,7 @@ import pytest
 from everloop import evaluate_runs
 from everloop.compare_runs import compare_kinds
 from everloop.errors import ArtifactError, ConfigError, NotFoundError
-from everloop.evaluate_runs import evaluate_run, report_training
+from everloop.evaluate_runs import evaluate_run, held_out_rows, report_training
 from everloop.lifecycle import build_data, find_checkpoint, prepare_tokens
 from everloop.records import DatasetRow, Message, Source
 from everloop.settings import Home, RunFile
@@ -123,6 +123,29 @@ def test_a_checkpoint_from_elsewhere_is_reported_under_the_home(
     assert found.bits_per_byte.keys() == {"chat", "text"}
 
 
+def test_held_out_rows_are_bounded_by_number_and_length(prepared: tuple[Home, RunFile]) -> None:
+    home, _ = prepared
+    texts = [row for row in held_out_rows(home, 64) if row.kind == "text"]
+    sizes = [len(row.text or "") for row in texts]
+    assert len(texts) > 2
+
+    def count(limit: int, characters: int | None = None) -> int:
+        rows = held_out_rows(home, limit, characters)
+        assert {row.split for row in rows} == {"validation"}
+        return sum(row.kind == "text" for row in rows)
+
+    assert count(2) == 2
+    assert count(64, sizes[0] + sizes[1]) == 2
+    assert count(64, 10) == 1
+
+
+def test_a_report_without_a_dataset_tells_the_rest(home: Home, tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(make_tiny_checkpoint(tmp_path / "alone" / "checkpoint"))
+    report_training(home, checkpoint, None)
+    report = json.loads((tmp_path / "alone" / "report.json").read_text("utf-8"))
+    assert (report["run"], report["quality"]) == ("alone", [])
+
+
 def test_a_report_does_without_rows_that_cannot_be_measured(
     prepared: tuple[Home, RunFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,7 +154,7 @@ def test_a_report_does_without_rows_that_cannot_be_measured(
     asked = Message(role="user", content="<|im_start|>system")
     source = Source(kind="document", id="forged")
     row = DatasetRow(id="0" * 64, split="validation", sources=(source,), messages=(asked, said))
-    monkeypatch.setattr(evaluate_runs, "held_out_rows", lambda home, limit: [row])
+    monkeypatch.setattr(evaluate_runs, "held_out_rows", lambda *_: [row])
     checkpoint = read_checkpoint(make_tiny_checkpoint(tmp_path / "forger" / "checkpoint"))
     report_training(home, checkpoint, None)
     report = json.loads((tmp_path / "forger" / "report.json").read_text("utf-8"))

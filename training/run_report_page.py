@@ -146,7 +146,8 @@ def _curves(
     plot["layout"]["yaxis"] |= {"title": {"text": title, "standoff": 12}}
     if kept is not None:
         line = {"color": GREY, "dash": "dot", "width": 1.5}
-        mark = {"x": kept, "xref": "x", "y": 1, "yref": "paper", "yanchor": "bottom"}
+        # At the foot, since the legend stands above.
+        mark = {"x": kept, "y": 0, "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
         plot["layout"] |= {
             "shapes": [
                 {"type": "line", "x0": kept, "x1": kept, "y0": 0, "y1": 1, "yref": "paper"}
