@@ -3,7 +3,9 @@
     .venv/bin/python -m benchmarks.load_client URL MODEL CLIENTS TIMEOUT_SECONDS < trace > timelines
 
 Each client takes the next request that has arrived, streams its answer to the end, and takes
-another. Nearly every token must come as an event with a text: all but the control tokens have one.
+another. What comes is only noted while the trace lasts and read afterwards, so that the clients,
+which share the server's cores, take as little as they can. Nearly every token must come as an event
+with a text: all but the control tokens have one.
 """
 
 import asyncio
@@ -11,16 +13,25 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 
 import aiohttp
 
 from benchmarks.traffic import Request, Timeline, from_json
 
 _EVENT = b"data: "
+_END = b"\n\n"
 _DONE = b"[DONE]"
 _MIN_EVENTS = 0.9  # per token
 _POLL_SECONDS = 0.005
+
+
+@dataclass(slots=True)
+class _Reply:
+    """When a request was sent, and what came when."""
+
+    sent: float
+    parts: list[tuple[float, bytes]] = field(default_factory=list)
 
 
 class LoadClient:
@@ -37,26 +48,26 @@ class LoadClient:
         self._model = model
         self._session = session
         self._started = time.perf_counter()
-        self._num_tokens: list[int] = []  # so far, of every request of the trace
+        self._num_events: list[int] = []  # so far, of every request of the trace
 
     async def run(self, trace: Sequence[Request], clients: int) -> list[Timeline]:
         """Send every request, at most `clients` at once; timelines come in the trace's order."""
-        timelines: dict[int, Timeline] = {}
+        replies: dict[int, _Reply] = {}
         waiting = iter(enumerate(trace))
 
         async def serve() -> None:
             for number, request in waiting:
                 await asyncio.sleep(max(0.0, request.arrival - self._now()))
-                while min(self._num_tokens[:number], default=0) < request.after_tokens:
+                while min(self._num_events[:number], default=0) < request.after_tokens:
                     await asyncio.sleep(_POLL_SECONDS)
-                timelines[number] = await self._stream(number, request)
+                replies[number] = await self._stream(number, request)
 
-        self._num_tokens = [0] * len(trace)
+        self._num_events = [0] * len(trace)
         self._started = time.perf_counter()
         await asyncio.gather(*(serve() for _ in range(clients)))
-        return [timelines[number] for number in range(len(trace))]
+        return [_timeline(request, replies[number]) for number, request in enumerate(trace)]
 
-    async def _stream(self, number: int, request: Request) -> Timeline:
+    async def _stream(self, number: int, request: Request) -> "_Reply":
         body = {
             "model": self._model,
             "prompt": request.prompt,
@@ -66,30 +77,40 @@ class LoadClient:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        sent = self._now()
-        times: list[float] = []
-        counted = 0
+        reply = _Reply(self._now())
         async with self._session.post(self._url, json=body) as response:
             if response.status != 200:
                 raise RuntimeError(f"HTTP {response.status}: {(await response.text())[:500]}")
-            rest = b""
             async for data in response.content.iter_any():
-                *events, rest = (rest + data).split(b"\n\n")
-                now = self._now()
-                for event in events:
-                    tokens, total = _read(event)
-                    times.extend([now] * tokens)
-                    self._num_tokens[number] += tokens
-                    counted = total or counted
-        if counted != request.tokens or len(times) < _MIN_EVENTS * counted:
-            raise RuntimeError(
-                f"asked for {request.tokens} tokens, got {len(times)} events, and the server "
-                f"counted {counted}."
-            )
-        return Timeline(sent, counted, times)
+                reply.parts.append((self._now(), data))
+                self._num_events[number] += data.count(_END)
+        return reply
 
     def _now(self) -> float:
         return time.perf_counter() - self._started
+
+
+def _timeline(request: Request, reply: _Reply) -> Timeline:
+    """When each token of a reply was there.
+
+    Raises:
+        RuntimeError: the reply is not whole, or the stream broke off.
+    """
+    times: list[float] = []
+    counted = 0
+    rest = b""
+    for moment, data in reply.parts:
+        *events, rest = (rest + data).split(_END)
+        for event in events:
+            tokens, total = _read(event)
+            times.extend([moment] * tokens)
+            counted = total or counted
+    if counted != request.tokens or len(times) < _MIN_EVENTS * counted:
+        raise RuntimeError(
+            f"asked for {request.tokens} tokens, got {len(times)} events, and the server "
+            f"counted {counted}."
+        )
+    return Timeline(reply.sent, counted, times)
 
 
 def _read(event: bytes) -> tuple[int, int]:

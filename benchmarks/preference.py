@@ -143,9 +143,9 @@ def opinions(checkpoint: Path, rows: Sequence[DatasetRow]) -> tuple[Scores, Any]
 
 
 def measure(
-    data: Path, folder: Path, seeds: int, seconds: float, progress: Progress
+    data: Path, folder: Path, seeds: int, steps: tuple[int, int], progress: Progress
 ) -> list[Result]:
-    """Tune with every seed."""
+    """Tune with every seed, for so many steps of SFT and of KTO."""
     dialogues, ratings = read_dialogues(data), read_ratings(data)
     learnt = [row for row in dialogues if row.split == "train"]
     held = [row for row in dialogues if row.split == "validation"]
@@ -154,11 +154,11 @@ def measure(
         start = start_from_nothing(folder, learnt, seed)
         # From random weights, so at the rates of pre-training.
         sft = SftConfig(
-            minutes=seconds / 60, grad_accum_steps=1, eval_rows=32, seed=seed, patience=1000,
+            max_steps=steps[0], grad_accum_steps=1, eval_rows=32, seed=seed, patience=1000,
             muon_learning_rate=0.012, adamw_learning_rate=0.02,
         )  # fmt: skip
         base = fine_tune(start, learnt, held, folder / f"sft-{seed}", sft, progress=progress).path
-        kto = KtoConfig(minutes=seconds / 60, grad_accum_steps=2, eval_rows=64, seed=seed)
+        kto = KtoConfig(max_steps=steps[1], grad_accum_steps=2, eval_rows=64, seed=seed)
         tuned = fine_tune(
             base, ratings.learnt, ratings.held, folder / f"kto-{seed}", kto, progress=progress
         ).path
@@ -204,7 +204,8 @@ def options() -> argparse.ArgumentParser:
     """The options of this benchmark."""
     known = parser("Human ratings of Taskmaster-4: preference before and after KTO.")
     known.add_argument("data", type=Path, help="folder of Taskmaster-4")
-    known.add_argument("--seconds", type=float, default=120.0, help="wall clock of each tuning")
+    known.add_argument("--sft-steps", type=int, default=240)
+    known.add_argument("--kto-steps", type=int, default=75)
     known.add_argument("--seeds", type=int, default=3)
     return known
 
@@ -212,10 +213,11 @@ def options() -> argparse.ArgumentParser:
 def main() -> None:
     """Measure and print."""
     arguments = options().parse_args()
-    seeds, seconds = (1, 40.0) if arguments.quick else (arguments.seeds, arguments.seconds)
+    steps = (60, 25) if arguments.quick else (arguments.sft_steps, arguments.kto_steps)
+    seeds = 1 if arguments.quick else arguments.seeds
     pressure = PressureMeter()
     with tempfile.TemporaryDirectory() as folder, progress_bar() as progress:
-        results = measure(arguments.data, Path(folder), seeds, seconds, progress)
+        results = measure(arguments.data, Path(folder), seeds, steps, progress)
     publish("preference", results, arguments, pressure.read())
 
 

@@ -5,9 +5,11 @@
 Base text A: the documentation of Python, or the files named. Domain B: questions with answers, one
 JSON object per line. For each share of B three runs, with one tokenizer for all:
 
-- transfer: trained on A for t_A, then on the share of B for t;
-- scratch: on the share of B for t;
-- scratch, equal total: on the share of B for t_A + t, stopped where its validation was best.
+- transfer: trained on A for s_A steps, then on the share of B for s steps;
+- scratch: on the share of B for s;
+- scratch, equal total: on the share of B for s_A + s, stopped where its validation was best.
+
+Budgets are optimizer steps, so that the losses do not depend on who else uses the machine.
 
 Told is the loss on held-out B (peer: scratch, equal total), and what the move cost on held-out A,
 without and with A replayed among B in equal parts.
@@ -43,16 +45,16 @@ HELD_OUT = 10  # every tenth text
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Seconds of training on A and on B."""
+    """Steps of training on A and on B."""
 
-    base: float
-    domain: float
+    base: int
+    domain: int
     shares: tuple[float, ...]
     seeds: int
 
 
-FULL = Budget(base=120, domain=30, shares=(0.01, 0.05, 0.2, 1.0), seeds=3)
-QUICK = Budget(base=20, domain=8, shares=(0.05, 1.0), seeds=1)
+FULL = Budget(base=480, domain=120, shares=(0.01, 0.05, 0.2, 1.0), seeds=3)
+QUICK = Budget(base=120, domain=30, shares=(0.05, 1.0), seeds=1)
 
 
 def split(texts: Sequence[str]) -> Texts:
@@ -75,23 +77,26 @@ class Laboratory:
         self.base = self._shards("base", base)
 
     def share(self, share: float, seed: int, *, replay: bool = False) -> Path:
-        """Shards of a share of B, at random; with replay, as many texts of A among them."""
+        """Shards of a share of B, at random; with replay, as many characters of A among them."""
         random = np.random.default_rng(seed)
         texts = list(self._domain["train"])
         chosen = random.permutation(len(texts))[: max(8, round(share * len(texts)))]
         learnt = [texts[index] for index in chosen]
         if replay:
-            old = list(self._base["train"])
-            learnt += [old[index] for index in random.integers(len(old), size=len(learnt))]
+            old = random.permutation(np.array(self._base["train"], dtype=object)).tolist()
+            ends = np.cumsum([len(text) for text in old])
+            learnt += old[: int(np.searchsorted(ends, sum(map(len, learnt)))) + 1]
             random.shuffle(learnt)
         name = f"domain-{share:g}-{seed}{'-replay' if replay else ''}"
         return self._shards(name, {"train": learnt, "validation": self._domain["validation"]})
 
     def train(
-        self, name: str, shards: Path, seconds: float, seed: int, parent: Path | None = None
+        self, name: str, shards: Path, steps: int, seed: int, parent: Path | None = None
     ) -> Path:
-        """Train for some seconds; the best validation is kept."""
-        config = PretrainConfig(minutes=seconds / 60, eval_every=25, patience=1000, seed=seed)
+        """Train for so many steps, or until four validations have not been better than the best."""
+        config = PretrainConfig(
+            max_steps=steps, device_batch_size=16, eval_every=30, patience=4, seed=seed
+        )
         run = self._folder / "runs" / name
         return pretrain(
             shards, self._tokenizer, run, MODEL, config, parent=parent, progress=self._progress

@@ -29,9 +29,6 @@ from training.tokens import TokenizerFolder
 from training.transfer import load_for_vocabulary
 from training.windows import TrainingWindows, ValidationWindows
 
-# A checkpoint knows a language already: its weights are moved less than random ones.
-TRANSFER_RATIO = 0.3
-
 
 def pretrain(
     shards: Path,
@@ -45,6 +42,10 @@ def pretrain(
     progress: Progress | None = None,
 ) -> Checkpoint:
     """Train a model on token shards.
+
+    A parent's weights are trained at the rates of new ones: a warm-up to the full rate and another
+    decay adapt best (Ibrahim et al., Simple and scalable strategies to continually pre-train large
+    language models, 2024); what the parent knew is kept by old text among the new.
 
     Args:
         shards: folder of `training.shards`, made with this tokenizer.
@@ -74,8 +75,7 @@ def pretrain(
         else:
             network = load_for_vocabulary(parent, folder, model.context_length, device_of(config))
         add_dropout(network, config.dropout)
-        ratio = 1.0 if parent is None else TRANSFER_RATIO
-        return _trainer(network, tokens, opened, model, config, budget, ratio)
+        return _trainer(network, tokens, opened, model, config, budget)
 
     def add_metrics(metrics: Metrics) -> Metrics:
         val_bpb = metrics["val_loss"] / math.log(2) / tokens["validation"].bytes_per_token
@@ -108,7 +108,6 @@ def _trainer(
     model: ModelConfig,
     config: PretrainConfig,
     budget: Budget,
-    ratio: float,
 ) -> PretrainTrainer:
     rows_per_step = config.device_batch_size * config.grad_accum_steps * world_size()
     tokens_per_step = rows_per_step * model.context_length
@@ -132,7 +131,7 @@ def _trainer(
             tokens["validation"].windows(model.context_length), config.eval_windows, separator
         ),
     )
-    rates = learning_rates(network.config.hidden_size, config, ratio)
+    rates = learning_rates(network.config.hidden_size, config)
     trainer.equip(config, rates, budget, tokens_per_step)
     return trainer
 

@@ -20,7 +20,7 @@ class EngineConfig(Config):
     )
     max_queue: int = Field(256, ge=1, description="waiting requests; one more is refused")
     max_slowdown: float = Field(
-        2.5,
+        2.0,
         gt=1,
         description="a token of a running answer may take this many times its usual time while "
         "prompts are read; more reads prompts faster",
