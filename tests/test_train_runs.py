@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from everloop import evaluate_runs
+from everloop.cli import app
 from everloop.compare_runs import compare_kinds
 from everloop.errors import ArtifactError, ConfigError, NotFoundError
 from everloop.evaluate_runs import evaluate_run, held_out_rows, report_training
@@ -159,6 +161,21 @@ def test_a_report_does_without_rows_that_cannot_be_measured(
     report_training(home, checkpoint, None)
     report = json.loads((tmp_path / "forger" / "report.json").read_text("utf-8"))
     assert (report["quality"], report["samples"]) == ([], [])
+
+
+@pytest.mark.slow
+def test_train_says_where_its_report_is_and_what_the_curves_show(
+    prepared: tuple[Home, RunFile],
+) -> None:
+    home, _ = prepared
+    settings = [word for override in OVERRIDES for word in ("--set", override)]
+    command = ["train", "said", "--method", "pretrain", "--home", str(home.root), "--json"]
+    result = CliRunner().invoke(app, [*command, *settings])
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    assert said["report"] == str(home.runs / "said-pretrain" / "report.html")
+    assert said["verdict"] == _report_of(home, "said-pretrain")["verdict"]
+    assert said["steps"] == 6
 
 
 @pytest.mark.slow
