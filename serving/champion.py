@@ -79,6 +79,7 @@ class ChampionFollower:
         self._observer = observer
         self._config = config
         self._swaps: set[asyncio.Task[object]] = set()
+        self._refused: set[str] = set()
         self._is_store_away = False
 
     async def run(self) -> None:
@@ -107,6 +108,7 @@ class ChampionFollower:
             if self._running_tag != deployment.model_version:
                 await self._swap(deployment.model_version)
         except (ArtifactError, ConfigError, NotFoundError) as error:
+            self._refused.add(deployment.model_version)
             self._observer.swap("failed")
             logger.error("swap failed version=%s: %s", deployment.model_version, error)
             await self._mark(deployment, "failed", str(error)[:_MAX_DETAIL])
@@ -119,12 +121,12 @@ class ChampionFollower:
         return self._engine.current.manifest.tag if self._engine.current else None
 
     def _champion(self) -> Deployment | None:
-        """The store's champion; a home's first is the newest version it has."""
+        """The store's champion; a home's first is the newest version it has, tried once."""
         deployment = self._store.champion()
         if deployment is not None:
             return deployment
         versions = self._registry.list()
-        if not versions:
+        if not versions or versions[-1].tag in self._refused:
             return None
         self._store.record_model_version(versions[-1])
         return self._store.deploy(versions[-1].tag, "promote", "the first version of this home")

@@ -134,6 +134,23 @@ def test_damaged_version_is_marked_failed_and_the_old_one_goes_on(home, versions
     asyncio.run(run())
 
 
+def test_first_version_that_cannot_be_loaded_is_tried_once(home, versions):
+    async def run() -> None:
+        async with scene(home) as s:
+            weights = s.registry.save(versions[0]).path / "model.onnx.data"
+            weights.chmod(0o644)
+            weights.write_bytes(b"changed" + weights.read_bytes()[7:])
+            for _ in range(3):
+                await s.follower.follow_once()
+            assert s.answering is None
+            assert (s.statuses, s.observer.swaps) == (["failed"], ["failed"])
+            newer = s.registry.save(versions[1]).tag
+            await s.follower.follow_once()
+            assert s.answering == newer
+
+    asyncio.run(run())
+
+
 def test_version_without_files_is_marked_failed(home, versions):
     async def run() -> None:
         async with scene(home) as s:

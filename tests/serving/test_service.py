@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -308,6 +309,33 @@ def test_worker_does_not_outlive_a_killed_supervisor(filled):
         service.process.wait(60)
         worker.wait(60)
         launch.check(filled, "127.0.0.1", service.port)
+
+
+@pytest.mark.slow
+def test_version_that_does_not_fit_is_refused_with_the_numbers(filled):
+    port = launch.free_port()
+    overrides = ["engine.max_memory_bytes=1000000", "server.poll_seconds=0.05"]
+    log = filled.root / "server.log"
+    process = launch.start(filled, "127.0.0.1", port, overrides=overrides, log_file=log)
+    service = Service(filled, port, process)
+    try:
+        assert wait_until(lambda: "swap failed" in service.log)
+        needed, refused = (
+            next(line for line in service.log.splitlines() if text in line)
+            for text in ("memory needed", "swap failed")
+        )
+        assert re.search(r"weights_mib=\d+ cache_mib=\d+ .* free_mib=1$", needed)
+        assert re.search(r"needs \d+ MiB for weights and \d+ MiB for the cache", refused)
+        assert service.log.index("memory needed") < service.log.index("swap failed")
+        reply = httpx.post(
+            f"{service.url}/v1/completions", json={"model": "everloop", "prompt": "x"}
+        )
+        assert reply.status_code == 503
+        with service.store() as store:
+            assert [row.status for row in store.deployments()] == ["failed"]
+    finally:
+        process.terminate()
+        assert process.wait(60) == 0
 
 
 @pytest.mark.slow
