@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from everloop.errors import EngineStoppedError
 from everloop.records import Message
 from serving.engine.sampling_params import SamplingParams
-from serving.openai_api.errors import ApiError
+from serving.openai_api.deadline import overdue
 
 if TYPE_CHECKING:
     from serving.engine.sequence import RequestOutput, RequestTimes
@@ -80,13 +80,7 @@ class Choice:
             self.first_output = time.monotonic()
         reason = output.finish_reason
         if reason == "timeout":
-            raise ApiError(
-                "The request took longer than it may (server.max_request_seconds, or the header "
-                "x-request-timeout).",
-                status=504,
-                code="timeout",
-                is_worth_retrying=False,
-            )
+            raise overdue()
         if reason == "abort" or reason == "error":
             raise EngineStoppedError("The server could not finish this answer.")
         if self.is_scoring:

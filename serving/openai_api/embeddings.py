@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import time
 import uuid
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +14,7 @@ from starlette.responses import Response
 
 from everloop.errors import EngineStoppedError
 from serving.openai_api.completion_request import Prompts
+from serving.openai_api.deadline import deadline_of, overdue
 from serving.openai_api.errors import ApiError
 from serving.openai_api.observer import facts_of
 from serving.openai_api.prompt import encode_prompts
@@ -40,14 +42,19 @@ async def create_embeddings(request: Request) -> Response:
     """Give one vector for each input."""
     api, facts = state_of(request), facts_of(request.scope)
     body = parse_body(await request.body(), EmbeddingRequest, EMBEDDINGS)
+    deadline = deadline_of(request, api)
     while True:
         version = api.version_named(body.model)
         facts.model = version.manifest.tag
         try:
-            reply = await _reply(api, body, version, request)
+            async with asyncio.timeout(deadline and deadline - time.monotonic()):
+                reply = await _reply(api, body, version, request)
         except EngineStoppedError:
             if api.engine.current is version:
                 raise  # else a swap has overtaken the request, which begins again
+        except TimeoutError as error:
+            facts.status = "timeout"
+            raise overdue() from error
         else:
             return Response(reply.to_json(), media_type="application/json")
 

@@ -1,7 +1,6 @@
 """The frame that the two inference routes share: read, admit, generate, send."""
 
 import asyncio
-import time
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -11,6 +10,7 @@ from starlette.responses import Response
 
 from everloop.errors import DataError, EngineStoppedError
 from serving.openai_api.choice import Prompt
+from serving.openai_api.deadline import deadline_of
 from serving.openai_api.errors import ApiError
 from serving.openai_api.generation import AdmittedRequest, Generation
 from serving.openai_api.generation_request import GenerationRequest
@@ -55,7 +55,7 @@ def endpoint(
 
     async def start(api: ApiState, body: G, request: Request) -> tuple[Generation, ReplyForm]:
         """Bind the request to the champion; once more, when another took its place meanwhile."""
-        deadline = _deadline(request, api)
+        deadline = deadline_of(request, api)
         while True:
             version = api.version_named(body.model)
             prompts, form = await admit(api, body, version)
@@ -84,24 +84,6 @@ def endpoint(
                 return generation, form
 
     return handle
-
-
-def _deadline(request: Request, api: ApiState) -> float | None:
-    """When the request must have ended, by the server's limit and the client's own."""
-    limit = api.config.max_request_seconds
-    wanted = request.headers.get("x-request-timeout")
-    if wanted is not None:
-        try:
-            seconds = float(wanted)
-        except ValueError:
-            seconds = 0.0
-        if not 0 < seconds < float("inf"):
-            raise ApiError(
-                f"x-request-timeout must be a number of seconds above 0, got {wanted[:40]!r}.",
-                param="x-request-timeout",
-            )
-        limit = seconds if limit is None else min(limit, seconds)
-    return None if limit is None else time.monotonic() + limit
 
 
 async def _compile_grammar(version: "LLMEngine", prompt: Prompt, body: GenerationRequest) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from everloop.errors import EngineStoppedError
 from tests.serving.conftest import make_client
-from tests.serving.fakes import ScriptedVersion, leave_when, wait_until
+from tests.serving.fakes import TAG, ScriptedVersion, leave_when, wait_until
 
 PATH = "/v1/embeddings"
 MODEL = {"model": "everloop"}
@@ -112,6 +112,31 @@ def test_leaving_ends_the_work(url, engine):
     engine.embed = embed
     leave_when(lambda: len(begun) == 2, url + PATH, MODEL | {"input": ["a", "b"]})
     assert wait_until(lambda: len(ended) == 2)
+
+
+def test_request_over_its_time_is_a_timeout(http, engine, observer):
+    engine.current.has_hidden_states = True
+    ended = []
+
+    async def embed(prompt_token_ids, request_id, version=None, *, tenant=""):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(request_id)
+
+    engine.embed = embed
+    body = MODEL | {"input": ["a", "b"]}
+    reply = http.post(PATH, json=body, headers={"x-request-timeout": "0.2"})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (504, "timeout")
+    assert len(ended) == 2
+    assert wait_until(lambda: observer.requests)
+    assert observer.requests == [("embeddings", TAG, "timeout", False)]
+
+
+def test_timeout_that_is_no_time_is_refused(http, engine):
+    engine.current.has_hidden_states = True
+    reply = http.post(PATH, json=MODEL | {"input": "a"}, headers={"x-request-timeout": "soon"})
+    assert reply.json()["error"]["param"] == "x-request-timeout"
 
 
 def test_request_that_a_swap_overtakes_goes_to_the_new_champion(http, engine):
