@@ -16,6 +16,7 @@ from everloop.registry import Registry
 from everloop.settings import Home, RunFile
 from feedback.store.store import open_store
 from tests.tiny_model import make_tiny_checkpoint
+from training.export.families import FAMILIES
 from training.pretrained import load_model, quiet_transformers
 
 FP32 = RunFile("test", {"export": {"precision": "fp32", "max_query_len": 32, "cache": "fp32"}})
@@ -163,6 +164,22 @@ def test_import_refuses_what_is_no_checkpoint(
     with pytest.raises(ArtifactError, match=message):
         import_checkpoint(home, FP32, checkpoint, text=text)
     assert Registry(home).list() == []
+
+
+def test_import_names_an_architecture_that_it_cannot_take_and_all_that_it_can(
+    home: Home, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = checkpoint / "config.json"
+    config = json.loads(path.read_text("utf-8")) | {"architectures": ["MambaForCausalLM"]}
+    path.write_text(json.dumps(config), encoding="utf-8")
+
+    with pytest.raises(SystemExit) as ended:
+        main(["import", str(checkpoint), "--home", str(home.root)])
+
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == ArtifactError.exit_code
+    assert "MambaForCausalLM cannot be exported" in said
+    assert all(name in said for name in FAMILIES)
 
 
 def load(folder: Path) -> dict[str, torch.Tensor]:

@@ -87,6 +87,30 @@ def test_queue_full_says_when_to_come_back(client, engine):
     assert caught.value.code == "rate_limit_exceeded"
 
 
+def test_official_client_comes_back_when_it_was_told_to(client, engine, monkeypatch):
+    waits, answer = [], engine.pieces
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        engine.pieces = answer
+
+    engine.pieces = [QueueFullError("the queue is full", 3)]
+    monkeypatch.setattr("openai._base_client.time.sleep", sleep)
+    patient = client.with_options(max_retries=1)
+    reply = patient.chat.completions.create(model="everloop", messages=ASK)
+    assert reply.choices[0].message.content == "Hello!"
+    assert waits == [3.0]
+
+
+def test_official_client_does_not_repeat_what_took_too_long(client, engine):
+    engine.finish_reason, engine.pieces = "timeout", [""]
+    patient = client.with_options(max_retries=2)
+    with pytest.raises(openai.InternalServerError) as caught:
+        patient.chat.completions.create(model="everloop", messages=ASK)
+    assert caught.value.status_code == 504
+    assert len(engine.requests) == 1
+
+
 def test_unknown_model_is_not_found(client):
     with pytest.raises(openai.NotFoundError) as caught:
         client.chat.completions.create(model="gpt-9", messages=ASK)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import openai
 import pytest
 from prometheus_client import CollectorRegistry
@@ -186,6 +187,89 @@ def test_leaving_client_frees_its_place(ai, server):
     assert wait_until(lambda: server.metric("llm_aborted_requests_total") == before + 1)
     assert wait_until(lambda: server.metric("llm_requests_running") == 0)
     assert wait_until(lambda: server.store.interactions()[-1].finish_reason == "abort")
+
+
+def test_failed_step_is_an_error_for_its_requests_and_the_server_stays_up(ai, server):
+    reason = {"finish_reason": "error"}
+    before = server.metric("llm_request_success_total", **reason)
+    server.engine.current._model_runner._session = None  # every run fails
+    with pytest.raises(openai.InternalServerError) as caught:
+        ask(ai)
+    assert caught.value.code == "engine_stopped"
+    assert ask(ai).usage.completion_tokens == 12
+    assert server.metric("llm_request_success_total", **reason) == before + 1
+    assert httpx.get(f"{server.url}/livez").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "llm_queue_time_seconds_count",
+        "llm_prefill_time_seconds_count",
+        "llm_decode_time_seconds_count",
+        "llm_time_to_first_token_seconds_count",
+        "llm_inter_token_latency_seconds_count",
+        "llm_e2e_request_latency_seconds_count",
+        "llm_engine_step_seconds_count",
+        "llm_batch_size_sum",
+        "llm_request_prompt_tokens_sum",
+        "llm_request_generation_tokens_sum",
+        "llm_prompt_tokens_total",
+        "llm_generation_tokens_total",
+        "llm_prefix_cache_queries_total",
+        "llm_prefix_cache_hits_total",
+    ],
+)
+def test_answers_move_every_number_of_their_version(ai, server, name):
+    question = [{"role": "user", "content": f"{name} of one and the same beginning"}]
+    before = server.metric(name)
+    for _ in range(2):  # the second finds the first's prompt in the cache
+        ask(ai, messages=question)
+    assert wait_until(lambda: server.metric(name) > before)
+
+
+def test_load_shows_what_runs_and_waits_and_the_used_cache(ai, server):
+    server.metrics.held.hold_in(2)
+    asking = [threading.Thread(target=ask, args=(ai,)) for _ in range(4)]
+    for thread in asking:
+        thread.start()
+    assert wait_until(lambda: server.app.state.api.num_active == 4)
+    server.metrics.held.hold_in(1)
+    server.metrics.held.go.set()
+    assert wait_until(lambda: server.metric("llm_requests_waiting") == 2)
+    assert server.metric("llm_requests_running") == 2
+    assert server.metric("llm_kv_cache_usage_ratio") == 1
+    server.metrics.held.go.set()
+    for thread in asking:
+        thread.join(60)
+    assert wait_until(lambda: server.metric("llm_kv_cache_usage_ratio") == 0)
+
+
+HEADERS = ("x-request-id", "idempotency-key", "user-agent")
+
+
+def test_nothing_that_a_client_sends_is_in_the_metrics(ai, server):
+    mark = "Marked0"
+    ask(
+        ai,
+        user=mark,
+        metadata={"conversation_id": mark, mark: mark},
+        stop=mark,
+        messages=[{"role": "user", "content": mark, "name": mark}],
+        extra_headers={"authorization": f"Bearer {mark}", **dict.fromkeys(HEADERS, mark)},
+    )
+    with pytest.raises(openai.NotFoundError):
+        ask(ai, model=mark)
+    with pytest.raises(openai.NotFoundError):
+        ai.models.retrieve(mark)
+    with pytest.raises(openai.NotFoundError):
+        body = {"inference_id": mark, "metric_name": mark, "value": True, "tags": {mark: mark}}
+        ai.post("/feedback", body=body, cast_to=object)
+    assert httpx.get(f"{server.url}/{mark}?{mark}={mark}").status_code == 404
+    for accept in ("text/plain", "application/openmetrics-text"):  # the latter has exemplars
+        exposition = httpx.get(f"{server.url}/metrics", headers={"accept": accept}).text
+        assert read_tag(server.engine) in exposition
+        assert mark not in exposition
 
 
 def test_full_queue_is_a_rate_limit(ai, server):
