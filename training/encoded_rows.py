@@ -71,7 +71,8 @@ def encode_split(
     if not encoded.rows:
         raise DataError(
             f"the {split} split has no row to learn from ({len(rows)} rows, dropped: "
-            f"{encoded.dropped or 'none'}). Add rows of the kind that the method learns from."
+            f"{encoded.dropped or 'none'}). Add rows of the kind that the method learns from; "
+            "texts alone are learnt by --method pretrain."
         )
     return encoded
 

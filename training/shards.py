@@ -92,7 +92,10 @@ def _write(
     counts = write_tokens(rows, encoder, staging, dtype)
     for split in SPLITS:
         if not counts[split][2]:
-            raise DataError(f"dataset {dataset_id} has no text in its {split} split to encode.")
+            raise DataError(
+                f"dataset {dataset_id} has no text in its {split} split to encode. Add texts, or "
+                "tune a model that can write: everloop train NAME --from FOLDER --method sft."
+            )
     present = [split for split in ALL_SPLITS if counts[split][2]]
     for split in set(ALL_SPLITS) - set(present):
         (staging / f"{split}.bin").unlink()

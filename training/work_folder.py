@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -73,6 +74,8 @@ def evaluation_index(
     """
     if not config.sets:
         return None
+    # Questions and answers of a set stand under keys of its own.
+    options = replace(options, takes_any_text=True)
     texts = {name: _texts(path, options) for name, path in config.sets.items()}
     folder = work / "evaluation"
     write_index(texts, config.ngram_words, folder)

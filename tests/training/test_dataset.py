@@ -268,3 +268,10 @@ def test_tools_of_a_conversation_reach_its_row(corpus: Path, home: Home) -> None
     assert [row.tools for row in rows[-2:]] == [None, (tool,)]
     assert rows[-1].id == content_hash(None, rows[-1].messages, tools=(tool,)) != rows[-2].id
     assert rows[-1].split == rows[-2].split
+
+
+def test_an_evaluation_set_may_have_any_keys(corpus: Path, home: Home, tmp_path: Path) -> None:
+    judged = tmp_path / "gsm8k.jsonl"
+    judged.write_text(json.dumps({"question": "How many?", "steps": [{"answer": sentence(7)}]}))
+    info = build(corpus, home, decontamination={"sets": {"gsm8k": str(judged)}})
+    assert info.dropped["decontamination"] == {"gsm8k": 1}

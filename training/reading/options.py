@@ -20,6 +20,7 @@ class ReadOptions:
         prompt_field, completion_field: keys of a question and its answer, where they have others
             than those of a known form.
         document_characters: a text file is cut at the first blank line behind this many.
+        takes_any_text: a row of unknown keys is all of its texts, as of an evaluation set.
         collection: name of the source, recorded with every document.
         name: of the file in its source; ids begin with it, so that moving a folder changes none.
         language: of all its documents, where the user says so.
@@ -31,6 +32,7 @@ class ReadOptions:
     id_field: str = "id"
     prompt_field: str | None = None
     completion_field: str | None = None
+    takes_any_text: bool = False
     collection: str = ""
     name: str = ""
     language: str | None = None

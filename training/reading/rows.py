@@ -93,12 +93,23 @@ def _renamed(row: Mapping[str, Any], options: ReadOptions) -> Mapping[str, Any]:
 
 def _document(row: Mapping[str, Any], where: str, options: ReadOptions) -> Document:
     text = row.get(options.text_field)
+    if options.takes_any_text and not isinstance(text, str):
+        text = "\n\n".join(_texts(row)) or None
     if not isinstance(text, str):
         raise MalformedRowError("no_text")
     if has_lone_surrogate(text):
         raise MalformedRowError("lone_surrogate")
     document = make_document("", where, text, options)
     return document.model_copy(update={"id": _identifier(row, document.sha256, options)})
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Every text in a row, however deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(inner)
 
 
 def _conversation(

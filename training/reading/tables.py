@@ -89,7 +89,7 @@ def _require_column(location: str, columns: list[str], options: ReadOptions) -> 
         is_known = set(own) <= set(columns)
     else:
         has_chat = any(wanted <= set(columns) for wanted in _CHAT_COLUMNS)
-        is_known = has_chat or options.text_field in columns
+        is_known = has_chat or options.takes_any_text or options.text_field in columns
     if not is_known:
         raise DataError(
             f"{location} has no column {wanted_keys(options)}; it has {', '.join(columns)}. Name "

@@ -5,8 +5,10 @@ import pytest
 
 from everloop.errors import DataError
 from everloop.records import Document
+from training.corpus import Conversation
 from training.reading.hub import read_hub
 from training.reading.options import ReadOptions
+from training.sources import SourceConfig, find_inputs, read_input
 
 OPTIONS = ReadOptions("MIT", "text", 100, collection="hub")
 
@@ -19,6 +21,21 @@ def test_read_hub_streams_a_dataset_in_the_hubs_layout(tmp_path: Path) -> None:
     assert [(item.id, item.text) for item in items if isinstance(item, Document)] == [
         ("hub/1", "one"), ("hub/2", "two"),
     ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_source_names_a_dataset_and_its_keys(tmp_path: Path) -> None:
+    for split, answer in (("train", "4"), ("test", "5")):
+        row = {"question": "2 + 2?", "answer": answer}
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
+    source = SourceConfig(
+        dataset=str(tmp_path), dataset_split="test", prompt_field="question",
+        completion_field="answer", name="sums",
+    )  # fmt: skip
+    (found,) = find_inputs([source], OPTIONS)
+    (chat,) = read_input(found, seed=0)
+    assert isinstance(chat, Conversation)
+    assert (chat.messages[1].content, chat.collection) == ("5", "sums")
 
 
 @pytest.mark.slow
