@@ -60,6 +60,12 @@ def test_step_tells_python_from_the_graph() -> None:
     assert 0 < sampled["value"] < 1
 
 
+def test_operators_fill_the_step() -> None:
+    named = {result["name"].partition(" (")[0]: result for result in run("operators")["results"]}
+    whole, attention = named["8 rows: whole step"], named["8 rows: GroupQueryAttention, attention"]
+    assert 0 < attention["value"] < whole["value"]
+
+
 def test_machine_limits_are_more_than_nothing() -> None:
     limits = MachineLimits.measure(1)
     assert min(limits.bytes_per_second, limits.flops) > 1e6

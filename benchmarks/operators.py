@@ -1,0 +1,140 @@
+"""Where the time of a decode step goes, by operator of the graph.
+
+    .venv/bin/python -m benchmarks.operators [--quick] [--json] [--precision fp32] [--rows 1,8,32]
+
+By ONNX Runtime's own profiler, which adds about two microseconds to each of some 400 nodes: what is
+left of a step beside its operators is mostly that.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.engine import MAX_MODEL_LEN, PROMPT_TOKENS, engine_config
+from benchmarks.everloop_side import EverloopSide
+from benchmarks.precisions import PRECISIONS
+from benchmarks.random_model import SMOLLM2_135M, TINY, make_checkpoint
+from benchmarks.report import PressureMeter, Result, parser, publish
+
+Milliseconds = dict[str, list[float]]
+
+_NODE = "_kernel_time"
+_LEAST_SHARE = 0.01
+_STEP, _REST = "whole step", "between operators"
+
+
+def decode_with_profile(side: EverloopSide, rows: int, steps: int, folder: Path) -> list[Any]:
+    """Decode with the profiler on; give its events.
+
+    Args:
+        side: loaded; its session is opened anew.
+        rows: answers that grow together.
+        steps: of every one of them.
+        folder: for the profiler's file.
+    """
+    # The one place where the graph runs is private, and only benchmarks look at it.
+    runner = side.engine._model_runner
+    runner._options.enable_profiling = True
+    runner._options.profile_file_prefix = str(folder / f"rows-{rows}")
+    runner.reopen()
+    random = np.random.default_rng(rows)
+    vocab_size = side.engine.manifest.vocab_size
+    prompts = random.integers(3, vocab_size, (rows, PROMPT_TOKENS)).tolist()
+    side.decode(prompts, steps)
+    events: list[Any] = json.loads(Path(runner._session.end_profiling()).read_text())
+    return events
+
+
+def by_operator(events: list[Any], steps: int) -> Milliseconds:
+    """Milliseconds of each of the last runs, by operator and what it does in the layers."""
+    runs = [event for event in events if event.get("name") == "model_run"][-steps - 1 : -1]
+    found: Milliseconds = {_STEP: [run["dur"] / 1e3 for run in runs], _REST: []}
+    nodes = list(_nodes(events))
+    for number, run in enumerate(runs):
+        end = run["ts"] + run["dur"]
+        spent: Mapping[str, float] = _sum(nodes, run["ts"], end)
+        for name, milliseconds in spent.items():
+            found.setdefault(name, [0.0] * len(runs))[number] = milliseconds
+        found[_REST].append(run["dur"] / 1e3 - sum(spent.values()))
+    return found
+
+
+def _nodes(events: list[Any]) -> Iterator[tuple[int, float, str]]:
+    """Start in microseconds, milliseconds and name of every operator's run."""
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(_NODE):
+            role = event["name"].removesuffix(_NODE).rpartition("/")[0]
+            role = re.sub(r"(model\.)?layers\.\d+\.", "", role)
+            yield event["ts"], event["dur"] / 1e3, f"{event['args']['op_name']}, {role}"
+
+
+def _sum(nodes: list[tuple[int, float, str]], start: int, end: int) -> Mapping[str, float]:
+    spent: defaultdict[str, float] = defaultdict(float)
+    for moment, milliseconds, name in nodes:
+        if start <= moment < end:
+            spent[name] += milliseconds
+    return spent
+
+
+def results_of(rows: int, found: Milliseconds, pressure: float | None) -> list[Result]:
+    """One line per operator that takes at least a hundredth of the step, the greatest first."""
+    medians = {name: statistics.median(values) for name, values in found.items()}
+    whole = medians[_STEP]
+    names = sorted(medians, key=lambda name: medians[name], reverse=True)
+    return [
+        Result.of_values(
+            f"{rows} row{'s' if rows > 1 else ''}: {name} ({medians[name] / whole:.0%})",
+            "ms",
+            found[name],
+            cpu_pressure=pressure,
+        )
+        for name in names
+        if medians[name] >= _LEAST_SHARE * whole
+    ]
+
+
+def read_options() -> argparse.Namespace:
+    """What the command line asks for."""
+    options = parser("Where the time of a decode step goes, by operator.")
+    options.add_argument("--precision", choices=tuple(PRECISIONS), default="int8-kv8")
+    options.add_argument("--rows", default="1,8,32", help="separated by commas")
+    options.add_argument("--spinning", action="store_true", help="set engine.allow_spinning")
+    options.add_argument("--tiny", action="store_true", help="a tiny model: try the command out")
+    return options.parse_args()
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = read_options()
+    shape = TINY if arguments.tiny else SMOLLM2_135M
+    steps = 16 if arguments.quick else 48
+    config = engine_config(arguments.spinning)
+    results: list[Result] = []
+    whole = PressureMeter()
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = make_checkpoint(Path(folder) / "checkpoint", shape)
+        export = PRECISIONS[arguments.precision].export_config(MAX_MODEL_LEN)
+        with EverloopSide(checkpoint, arguments.precision, export, config) as side:
+            for rows in map(int, arguments.rows.split(",")):
+                pressure = PressureMeter()
+                events = decode_with_profile(side, rows, steps, Path(folder))
+                results += results_of(rows, by_operator(events, steps), pressure.read())
+    settings = {
+        "precision": arguments.precision,
+        "threads": config.threads,
+        "engine.allow_spinning": arguments.spinning,
+        "steps": steps,
+    }
+    publish("operators", results, arguments, whole.read(), settings)
+
+
+if __name__ == "__main__":
+    main()
