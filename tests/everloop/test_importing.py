@@ -127,6 +127,21 @@ def test_import_prints_the_version_as_json(home: Home, checkpoint: Path, text: s
     assert (printed["family"], printed["weights"]) == ("llama", "int8")
 
 
+@pytest.mark.slow
+def test_import_of_auto_precision_measures_all_and_keeps_one_that_passes(
+    home: Home, checkpoint: Path, text: str
+) -> None:
+    options = ["--home", str(home.root), "--text", text, "--precision", "auto", "--json"]
+
+    printed = json.loads(CliRunner().invoke(app, ["import", str(checkpoint), *options]).stdout)
+
+    rows = {(row["weights"], row["block_size"], row["cache"]): row for row in printed["precisions"]}
+    assert {weights for weights, *_ in rows} == {"fp32", "int8", "int4"}
+    assert all(row["tokens_per_second"] for row in rows.values() if not row["refusal"])
+    kept = rows[printed["weights"], printed["block_size"], printed["cache"]]
+    assert kept["refusal"] is None
+
+
 def test_import_measures_on_python_docs_without_a_text(home: Home, checkpoint: Path) -> None:
     manifest = import_checkpoint(home, FP32, checkpoint).manifest
 
