@@ -135,7 +135,7 @@ def _training_texts(rows: Iterable[DatasetRow]) -> Iterator[str]:
         if row.split == "train":
             if row.text is not None:
                 yield row.text
-            for message in row.messages or ():
+            for message in (*(row.messages or ()), *(row.chosen or ()), *(row.rejected or ())):
                 yield message.content
 
 

@@ -93,7 +93,8 @@ def _batches(
     held: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for row, origin in rows:
         group = (origin.language or "und", origin.collection) if origin else ("und", "unknown")
-        texts = [row.text] if row.text is not None else [t.content for t in row.messages or ()]
+        turns = (*(row.messages or ()), *(row.chosen or ()), *(row.rejected or ()))
+        texts = [row.text] if row.text is not None else [turn.content for turn in turns]
         held[group] += [text for text in texts if text]
         if len(held[group]) >= _BATCH:
             yield group, held.pop(group)

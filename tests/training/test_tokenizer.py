@@ -68,6 +68,16 @@ def test_train_tokenizer_learns_from_training_rows_alone(tmp_path: Path) -> None
     assert "xyz" not in vocabulary
 
 
+def test_train_tokenizer_learns_from_both_sides_of_a_preference(tmp_path: Path) -> None:
+    sides = {
+        side: (Message(role="assistant", content=f"{side} " * 50),)
+        for side in ("chosen", "rejected")
+    }
+    rows = [row(answer="asked").model_copy(update=sides)]
+    vocabulary = train_tokenizer(rows, TokenizerConfig(vocab_size=512), tmp_path).get_vocab()
+    assert {"chosen", "rejected"} <= {token.strip("\u0120") for token in vocabulary}
+
+
 def test_train_tokenizer_reaches_the_vocabulary_size(tmp_path: Path) -> None:
     words = " ".join(f"word{number} word{number}" for number in range(2000))
     tokenizer = train_tokenizer([row(words)], TokenizerConfig(vocab_size=600), tmp_path)
