@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import string
 import subprocess
 import sys
@@ -84,6 +85,8 @@ def run_lm_eval(served: Served, task: str, tasks: list[Task], folder: Path) -> t
         env=os.environ | {"HF_HUB_OFFLINE": "1", "NO_PROXY": "*"},
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-3000:]
+    # Its table is made by a package that other pins once kept at a version without headings.
+    assert re.search(rf"\|\s*Tasks\s*\|.*\n.*\n\|{task}\s*\|", run.stdout)
     (found,) = (folder / "out").glob("**/results_*.json")
     (logged,) = (folder / "out").glob(f"**/samples_{task}_*.jsonl")
     samples = [json.loads(line) for line in logged.read_text("utf-8").splitlines()]
