@@ -1,4 +1,6 @@
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,17 @@ def test_card_is_the_same_in_every_build(folder: Path, card: DataCard, tmp_path:
     other = DataCard.model_validate_json(again.read_text(encoding="utf-8"))
     fields = {"built_at", "dataset"}
     assert other.model_dump(exclude=fields) == card.model_dump(exclude=fields)
+
+
+@pytest.mark.slow
+def test_page_draws_every_plot_in_a_browser(folder: Path, tmp_path: Path) -> None:
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("no chromium on this machine")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
+               "--virtual-time-budget=10000", f"--user-data-dir={tmp_path}",
+               (folder / "card.html").as_uri()]  # fmt: skip
+    page = subprocess.run(command, check=True, capture_output=True, timeout=60).stdout.decode()
+    for name in ("funnel", "lengths", "languages", "masked"):
+        plot = page.partition(f'id="plot-{name}"')[2].partition("</section>")[0]
+        assert plot.count('class="point"') > 0, name
