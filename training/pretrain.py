@@ -2,6 +2,10 @@
 
 From random weights, or from a checkpoint (transfer). The loop is transformers' Trainer with this
 project's recipe (training/recipe.py).
+
+A parent's weights are trained at the rates of new ones: a warm-up to the full rate and another
+decay adapt best (Ibrahim et al., Simple and scalable strategies to continually pre-train large
+language models, 2024). What the parent knew is kept by old text among the new.
 """
 
 import math
@@ -42,10 +46,6 @@ def pretrain(
     progress: Progress | None = None,
 ) -> Checkpoint:
     """Train a model on token shards.
-
-    A parent's weights are trained at the rates of new ones: a warm-up to the full rate and another
-    decay adapt best (Ibrahim et al., Simple and scalable strategies to continually pre-train large
-    language models, 2024); what the parent knew is kept by old text among the new.
 
     Args:
         shards: folder of `training.shards`, made with this tokenizer.

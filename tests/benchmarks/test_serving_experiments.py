@@ -63,7 +63,7 @@ def test_equal_streams_compare_http_with_everybody_else() -> None:
     assert line.value == pytest.approx(30 / 1.9)
     assert line.ratio == pytest.approx(1.0 / 1.9)
     assert (line.target, line.ok, line.cpu_pressure) == (0.9, False, 0.02)
-    assert http.seen == bare.seen == [(3, 3)] * 2
+    assert http.seen == bare.seen == [(3, 3)] * 3  # one before the rounds
     assert len(advanced) == 4
     assert (cost.unit, cost.value) == ("us/token", pytest.approx(100))
 
