@@ -4,6 +4,7 @@ A run's folder is called after its name and its method: `base-pretrain`, `base-s
 method that starts from a checkpoint takes the last one of the same name, or the one it is given.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -29,6 +30,8 @@ from training.dataset import read_rows
 from training.shards import read_shard_info
 from training.tokens import TokenizerFolder
 
+logger = logging.getLogger(__name__)
+
 Method = Literal["pretrain", "sft", "kto", "dpo", "both"]
 
 _TUNING: dict[str, type[TuneConfig]] = {"sft": SftConfig, "kto": KtoConfig, "dpo": DpoConfig}
@@ -47,7 +50,9 @@ def train_run(
     parent: str | None = None,
     progress: Progress | None = None,
 ) -> Checkpoint:
-    """Train on the newest dataset by one method and report; `both` is pretrain, then sft.
+    """Train on the newest dataset by one method and report.
+
+    `both` is pretrain, then sft if the dataset has conversations.
 
     Args:
         name: of the run.
@@ -64,7 +69,7 @@ def train_run(
     if method in ("pretrain", "both"):
         checkpoint = _pretrain(home, run, name, dataset, start, progress)
         report_training(home, checkpoint, start)
-        if method == "pretrain":
+        if method == "pretrain" or not _has_conversations(home, dataset):
             return checkpoint
         start, method = checkpoint.path, "sft"
     start = start or _parent(home, name, method)
@@ -143,6 +148,13 @@ def _tune(
         datasets=[_reference(dataset, "sft")],
         progress=progress,
     )
+
+
+def _has_conversations(home: Home, dataset: DatasetInfo) -> bool:
+    if any(row.kind == "chat" for row in read_rows(home.data / dataset.id)):
+        return True
+    logger.info("sft skipped: dataset %s has no conversations", dataset.id)
+    return False
 
 
 def _kinds(method: str) -> Sequence[str]:

@@ -112,6 +112,18 @@ def test_methods_build_on_one_another(prepared: tuple[Home, RunFile], tmp_path: 
     assert report["parent"] == "base-sft"
 
 
+@pytest.mark.slow
+def test_texts_alone_end_with_pre_training(tmp_path: Path) -> None:
+    _write_corpus(tmp_path / "corpus")
+    path = tmp_path / "corpus/corpus.jsonl"
+    texts = [line for line in path.read_text("utf-8").splitlines() if line.startswith('{"text"')]
+    path.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    home = Home(tmp_path / "home").create()
+    run = RunFile.load(None, (f'data.sources=["{tmp_path / "corpus"}"]', *OVERRIDES))
+    prepare_tokens(home, run, build_data(home, run))
+    assert train_run(home, run, "base", "both").path.parent.name == "base-pretrain"
+
+
 def test_a_checkpoint_from_elsewhere_is_reported_under_the_home(
     prepared: tuple[Home, RunFile], tmp_path: Path
 ) -> None:
