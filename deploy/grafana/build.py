@@ -166,6 +166,21 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             },
         ),
     ),
+    "Training": (
+        (
+            "Loss of running trainings",
+            "none",
+            {
+                "{{run}} training": "llm_training_loss",
+                "{{run}} validation": "llm_training_validation_loss",
+            },
+        ),
+        ("Tokens learnt per second", "short", {"{{run}}": "llm_training_tokens_per_second"}),
+        ("Spent share of the budget", "percentunit", {"{{run}}": "llm_training_progress_ratio"}),
+        ("Learning rate", "none", {"{{run}}": "llm_training_learning_rate"}),
+        ("Time left", "s", {"{{run}}": "llm_training_remaining_seconds"}),
+        ("Steps", "none", {"{{run}}": "llm_training_step"}),
+    ),
 }
 
 

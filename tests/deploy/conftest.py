@@ -1,5 +1,6 @@
 """Programs from outside Python, a live exposition, and what both processes really expose."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from monitoring.drift_metrics import DriftMetrics
 from monitoring.drift_report import ColumnDrift, DriftReport
 from monitoring.metrics import Metrics
+from monitoring.training_metrics import GAUGES, TrainingCollector
 
 TAG = "everloop:v20260101000000-abcdef"
 
@@ -55,9 +57,19 @@ def server_registry() -> CollectorRegistry:
 
 
 @pytest.fixture
-def monitor_registry() -> CollectorRegistry:
-    """A drift worker after one run."""
+def monitor_registry(tmp_path: Path) -> CollectorRegistry:
+    """A monitor after one drift run, while a training goes on."""
     registry = CollectorRegistry()
+    run = tmp_path / "runs" / "base-pretrain"
+    run.mkdir(parents=True)
+    status = {
+        "run": run.name,
+        "status": "running",
+        "updated_at": 1000.0,
+        **dict.fromkeys(GAUGES, 1),
+    }
+    (run / "status.json").write_text(json.dumps(status), encoding="utf-8")
+    registry.register(TrainingCollector(run.parent, clock=lambda: 1001.0))
     metrics = DriftMetrics(registry)
     column = ColumnDrift(
         column="question_text",
