@@ -23,6 +23,7 @@ from rich.table import Table
 _PRESSURE = Path("/proc/pressure/cpu")
 _QUIET = 0.05  # CPU pressure up to which a timing can be trusted
 _FILE_WIDTH = 140
+_FINE_UNITS = ("nats/", "area under ROC")  # of which a hundredth is much
 _HEADINGS = ("measurement", "value", "unit", "peer", "ratio", "range", "target", "ok", "pressure")
 
 
@@ -213,11 +214,12 @@ def _verdict(cpu_pressure: float) -> str:
 
 def _cells(result: Result) -> list[str]:
     low, high = (result.ratio_range if result.ratio else result.value_range) or (None, None)
+    digits = 4 if result.unit.startswith(_FINE_UNITS) else 2
     return [
         result.name,
-        _figure(result.value),
+        _figure(result.value, digits),
         result.unit,
-        _figure(result.peer),
+        _figure(result.peer, digits),
         _figure(result.ratio),
         f"{_figure(low)}-{_figure(high)}" if low is not None else "",
         _figure(result.target),
@@ -230,10 +232,10 @@ def _text(setting: object) -> str:
     return _figure(setting) if isinstance(setting, float) else str(setting)
 
 
-def _figure(value: float | None) -> str:
+def _figure(value: float | None, digits: int = 2) -> str:
     if value is None:
         return ""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.{digits}f}"
 
 
 def _waited_seconds() -> float | None:

@@ -32,14 +32,17 @@ from training.scoring import log_likelihoods
 from training.shards import TokenShard
 
 TARGETS: dict[Kind, float] = {"transformer": 1.52, "lstm": 1.65}
-CONTEXT = 128
-# Small batches: for as many characters (327,680), 160 steps of 16 windows gave the Transformer 1.75
-# where 80 steps of 32 gave 1.85 to 1.94, and 320 steps of 8 gave the LSTM 1.90 where 160 of 16 gave
-# 2.16 and 80 of 32 gave 3.11.
+# For as many characters (327,680) small batches are better: 160 steps of 16 windows of 128 gave the
+# Transformer 1.75 where 80 of 32 gave 1.85 to 1.94, and 320 steps of 8 gave the LSTM 1.90 where 160
+# of 16 gave 2.16 and 80 of 32 gave 3.11. But Muon costs the Transformer some 90 ms a step whatever
+# the batch, as much as 8 windows do, so that in the same time larger ones learn from more.
 RECIPES: dict[Kind, dict[str, float]] = {
     "transformer": {"muon_learning_rate": 0.02, "adamw_learning_rate": 0.01},
     "lstm": {"muon_learning_rate": 0.02, "adamw_learning_rate": 0.02},
 }
+# Characters of a window, and windows of a step. In longer windows fewer characters have little
+# before them to go by; a recurrent network goes through a window one character after the other.
+CONTEXTS: dict[Kind, int] = {"transformer": 256, "lstm": 128}
 BATCHES: dict[Kind, int] = {"transformer": 16, "lstm": 8}
 
 
@@ -82,20 +85,20 @@ def train_here(arguments: list[str]) -> None:
             Path(folder) / "shards",
             Path(folder) / "tokenizer",
             Path(folder) / f"{kind}-{seed}",
-            ModelConfig(kind=chosen, size="3m", context_length=CONTEXT),
+            ModelConfig(kind=chosen, size="3m", context_length=CONTEXTS[chosen]),
             config,
             progress=progress,
         )
 
 
-def whole_split_loss(checkpoint: Path, shard: TokenShard) -> float:
+def whole_split_loss(checkpoint: Path, shard: TokenShard, context: int) -> float:
     """Mean loss over every character of the validation split, windows side by side."""
-    windows = np.asarray(shard.windows(CONTEXT)).astype(np.int64)
+    windows = np.asarray(shard.windows(context)).astype(np.int64)
     # The first token of a window is read, the others are scored.
     parts = [(window[:1].tolist(), window[1:].tolist()) for window in windows]
     with training_session(None):
         network = load_network(checkpoint)
-        return -float(log_likelihoods(network, parts, batch_size=64).sum()) / (len(parts) * CONTEXT)
+        return -float(log_likelihoods(network, parts, batch_size=64).sum()) / (len(parts) * context)
 
 
 def main() -> None:
@@ -133,7 +136,7 @@ def measure(
         losses, speeds = [], []
         for seed in range(seeds):
             path = train(folder, kind, seconds, seed, arguments.processes)
-            losses.append(whole_split_loss(path, validation))
+            losses.append(whole_split_loss(path, validation, CONTEXTS[kind]))
             metrics = read_checkpoint(path).metrics
             speeds.append(metrics["tokens"] / metrics["seconds"])
             name = (

@@ -10,6 +10,7 @@ from typing import Any
 from rich.progress import Progress
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from training.distributed import mean_over_processes
 from training.schedule import Budget
 
 _HISTORY = {
@@ -40,8 +41,9 @@ class BudgetCallback(TrainerCallback):
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Keep back the time that the last validation will need."""
-        self._keep_back(kwargs["metrics"])
+        """Keep back the time that the last validation will need, in all processes the same."""
+        seconds = mean_over_processes(kwargs["metrics"].get("eval_runtime", 0.0))
+        self._keep_back({"eval_runtime": seconds})
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -62,23 +62,25 @@ def mean_over_processes(value: float) -> float:
 
 
 class SharedClock:
-    """A monotonic clock on which all processes of a run read the same time.
+    """Seconds since a run began, on which all of its processes agree to the last bit.
 
     They must: the learning rate and the end of a run by the clock follow from it. The time moves
     at `tick` alone, which all processes call at the same places.
     """
 
     def __init__(self) -> None:
-        self._now = time.monotonic()
+        self._begin = time.monotonic()
+        self._now = 0.0
 
     def __call__(self) -> float:
-        """The time of the last tick, in seconds; in a process alone, of now."""
-        return self._now if world_size() > 1 else time.monotonic()
+        """The time of the last tick; in a process alone, of now."""
+        return self._now if world_size() > 1 else time.monotonic() - self._begin
 
     def tick(self) -> None:
         """Take over the main process's time."""
         if world_size() > 1 and distributed.is_initialized():
-            now = torch.tensor([time.monotonic()], dtype=torch.float64, device=_device())
+            seconds = time.monotonic() - self._begin
+            now = torch.tensor([seconds], dtype=torch.float64, device=_device())
             distributed.broadcast(now, src=0)
             self._now = now.item()
 

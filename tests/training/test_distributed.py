@@ -26,15 +26,29 @@ def test_a_process_alone_is_its_own_mean() -> None:
     assert mean_over_processes(2.5) == 2.5
 
 
+def _run_two(module: str, *arguments: object) -> None:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, *launcher, "-m", module, *map(str, arguments)]
+    assert subprocess.run(command, check=False, timeout=120).returncode == 0
+
+
+@pytest.mark.slow
+def test_two_processes_agree_on_their_budget(tmp_path: Path) -> None:
+    # Else one leaves the training a step before the other, which waits for it for ever.
+    _run_two("tests.training.budget_process", tmp_path)
+    first, second = ((tmp_path / f"rank-{rank}").read_text() for rank in (0, 1))
+    assert first == second
+    elapsed, reserve = map(float, first.split())
+    assert elapsed > 0
+    assert reserve == 4.0  # the mean of both, and a second for the save
+
+
 @pytest.mark.slow
 def test_two_processes_train_one_model(
     tiny_shards: Path, tiny_tokenizer: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    module = ["-m", "tests.training.train_process"]
-    folders = [str(path) for path in (tiny_shards, tiny_tokenizer, tmp_path / "run")]
-    result = subprocess.run([*command, "2", *module, *folders], check=False)
-    assert result.returncode == 0
+    folder = tmp_path / "run"
+    _run_two("tests.training.train_process", tiny_shards, tiny_tokenizer, folder)
     checkpoint = read_checkpoint(tmp_path / "run" / "checkpoint")
     assert checkpoint.metrics["steps"] == 24
     # Two processes take two windows each, twice per step, of 32 tokens.
