@@ -182,11 +182,12 @@ def publish(
 
 def _markdown(document: Mapping[str, Any], results: Sequence[Result]) -> str:
     settings = "; ".join(f"{name}: {_text(value)}" for name, value in document["settings"].items())
+    settings = f" {settings}." if settings else ""
     rows = [_HEADINGS, ["---"] * len(_HEADINGS), *map(_cells, results)]
     return "\n".join(
         [
             f"`{document['benchmark']}`, {document['machine']}, {document['date']}, commit "
-            f"{document['commit']}, CPU pressure {_figure(document['cpu_pressure'])}. {settings}.",
+            f"{document['commit']}, CPU pressure {_figure(document['cpu_pressure'])}.{settings}",
             "",
             *(f"| {' | '.join(row)} |" for row in rows),
         ]

@@ -102,6 +102,6 @@ def test_pressure_is_a_share_or_absent() -> None:
 
 
 def test_publish_gives_losses_with_four_digits(capsys: pytest.CaptureFixture[str]) -> None:
-    options = parser("x").parse_args(["--markdown"])
+    options = argparse.Namespace(quick=False, json=False, markdown=True)
     publish("x", [Result(name="loss", value=1.47256, unit="nats/token", peer=1.5)], options, None)
     assert "| loss | 1.4726 | nats/token | 1.5000 |" in capsys.readouterr().out
