@@ -21,6 +21,7 @@ from feedback.store.tables import interactions as interactions_table
 from monitoring.drift_metrics import DriftMetrics
 from monitoring.drift_report import DriftConfig, newest_summary
 from monitoring.worker import compare_once, run_monitor, run_once
+from tests.serving.fakes import wait_until
 
 Make = Callable[..., list[Interaction]]
 
@@ -164,7 +165,8 @@ def test_process_serves_its_gauges_and_stops_on_sigterm(
     url = ready.strip().partition("url=")[2]
     assert url.startswith("http://127.0.0.1:")
     next(line for line in process.stderr if "drift run share=" in line)
-    exposition = urllib.request.urlopen(url, timeout=60).read().decode()
-    assert 'llm_drift_detected{column="e2e_seconds"} 0.0' in exposition
+    # The line is written as soon as the report is there, the gauges are set after it.
+    sample = b'llm_drift_detected{column="e2e_seconds"} 0.0'
+    assert wait_until(lambda: sample in urllib.request.urlopen(url, timeout=60).read(), 60.0)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 0
