@@ -66,6 +66,21 @@ def test_fine_tune_lowers_the_loss_of_answers(tuned: Checkpoint) -> None:
     assert tuned.metrics["dropped_rows"] == 0
 
 
+@pytest.mark.slow
+def test_fine_tune_tunes_a_recurrent_network(
+    tiny_recurrent_checkpoint: Path, tmp_path: Path
+) -> None:
+    before = fine_tune(
+        tiny_recurrent_checkpoint, _rows("train", 15), _rows("validation", 4), tmp_path / "a",
+        _config(max_steps=1),
+    )  # fmt: skip
+    after = fine_tune(
+        tiny_recurrent_checkpoint, _rows("train", 15), _rows("validation", 4), tmp_path / "b",
+        _config(),
+    )  # fmt: skip
+    assert after.metrics["val_loss"] < 0.9 * before.metrics["val_loss"]
+
+
 def test_fine_tune_adds_to_the_lineage(tuned: Checkpoint, tiny_checkpoint: Path) -> None:
     lineage = read_checkpoint(tuned.path).lineage
     assert [dataset.id for dataset in lineage.datasets] == ["ds-0", "ds-1"]
