@@ -1,28 +1,18 @@
-"""card.html: the data card as one page that needs nothing else, plots included."""
+"""The data card as a page for people (card.html)."""
 
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, select_autoescape
-from plotly.offline import get_plotlyjs
 
 from training.cleaning.reasons import explain
 from training.data_card import DataCard, ordered_drops
-from training.plots import BLUE, GREEN, ORANGE, PINK, Plot, as_script, make_plot
+from training.page import render_page
+from training.plots import BLUE, GREEN, ORANGE, PINK, Plot, make_plot
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _KINDS = {"text": BLUE, "chat": ORANGE, "preference": GREEN, "rated": PINK}
 
 
 def render_card(card: DataCard) -> str:
     """Draw the page."""
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=select_autoescape(),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     masked, languages = card.dataset.masked, card.languages
     plots = {
         "funnel": _funnel(card),
@@ -30,14 +20,13 @@ def render_card(card: DataCard) -> str:
         "languages": _bars(list(languages)[:12], list(languages.values())[:12], "rows", BLUE),
         "masked": _bars(list(masked), list(masked.values()), "finds masked", PINK),
     }
-    return environment.get_template("data_card.html").render(
+    return render_page(
+        "data_card.html",
+        plots,
         card=card,
         info=card.dataset,
         drops=ordered_drops(card.dataset),
         explain=explain,
-        heights={name: plot["layout"]["height"] for name, plot in plots.items()},
-        plots=as_script(plots),
-        plotly_js=get_plotlyjs(),
     )
 
 

@@ -1,20 +1,17 @@
 """The report of a run as a page for people (report.html), beside its data (report.json).
 
-The page needs nothing but itself: the plots' code is in it. What is not known is said to be so.
+What is not known is said to be so.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
-from plotly.offline import get_plotlyjs
-
 from training.curves import Point
-from training.plots import BLUE, GREY, ORANGE, Plot, as_script, make_plot
+from training.page import render_page
+from training.plots import BLUE, GREY, ORANGE, Plot, make_plot
 from training.run_report import GroupQuality, RunReport
 
-TEMPLATES = Path(__file__).parent / "templates"
 FEW_POINTS = 50  # that are marked on a curve
 MOST_BARS = 20
 JOULES_PER_WATT_HOUR = 3600
@@ -27,17 +24,7 @@ def write_report(report: RunReport, folder: Path) -> Path:
         The page.
     """
     (folder / "report.json").write_text(report.model_dump_json(indent=1), encoding="utf-8")
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    plots = _plots(report)
-    page = environment.get_template("run_report.html").render(
-        report=report,
-        facts=_facts(report),
-        heights={name: plot["layout"]["height"] for name, plot in plots.items()},
-        plots=as_script(plots),
-        plotly_js=get_plotlyjs(),
-    )
+    page = render_page("run_report.html", _plots(report), report=report, facts=_facts(report))
     path = folder / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
