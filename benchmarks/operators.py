@@ -18,11 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.engine import MAX_MODEL_LEN, PROMPT_TOKENS, engine_config
+from benchmarks.engine import PROMPT_TOKENS
 from benchmarks.everloop_side import EverloopSide
-from benchmarks.precisions import PRECISIONS
-from benchmarks.random_model import SMOLLM2_135M, TINY, make_checkpoint
-from benchmarks.report import PressureMeter, Result, parser, publish
+from benchmarks.lone_side import lone_side, side_options, side_settings
+from benchmarks.report import PressureMeter, Result, publish
 
 Milliseconds = dict[str, list[float]]
 
@@ -103,36 +102,23 @@ def results_of(rows: int, found: Milliseconds, pressure: float | None) -> list[R
 
 def read_options() -> argparse.Namespace:
     """What the command line asks for."""
-    options = parser("Where the time of a decode step goes, by operator.")
-    options.add_argument("--precision", choices=tuple(PRECISIONS), default="int8-kv8")
+    options = side_options("Where the time of a decode step goes, by operator.")
     options.add_argument("--rows", default="1,8,32", help="separated by commas")
-    options.add_argument("--spinning", action="store_true", help="set engine.allow_spinning")
-    options.add_argument("--tiny", action="store_true", help="a tiny model: try the command out")
     return options.parse_args()
 
 
 def main() -> None:
     """Measure and print."""
     arguments = read_options()
-    shape = TINY if arguments.tiny else SMOLLM2_135M
     steps = 16 if arguments.quick else 48
-    config = engine_config(arguments.spinning)
     results: list[Result] = []
     whole = PressureMeter()
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = make_checkpoint(Path(folder) / "checkpoint", shape)
-        export = PRECISIONS[arguments.precision].export_config(MAX_MODEL_LEN)
-        with EverloopSide(checkpoint, arguments.precision, export, config) as side:
-            for rows in map(int, arguments.rows.split(",")):
-                pressure = PressureMeter()
-                events = decode_with_profile(side, rows, steps, Path(folder))
-                results += results_of(rows, by_operator(events, steps), pressure.read())
-    settings = {
-        "precision": arguments.precision,
-        "threads": config.threads,
-        "engine.allow_spinning": arguments.spinning,
-        "steps": steps,
-    }
+    with tempfile.TemporaryDirectory() as folder, lone_side(arguments) as side:
+        for rows in map(int, arguments.rows.split(",")):
+            pressure = PressureMeter()
+            events = decode_with_profile(side, rows, steps, Path(folder))
+            results += results_of(rows, by_operator(events, steps), pressure.read())
+    settings = side_settings(arguments) | {"steps": steps}
     publish("operators", results, arguments, whole.read(), settings)
 
 

@@ -8,7 +8,6 @@ import dataclasses
 import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import time
@@ -16,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 from rich.console import Console
 from rich.table import Table
+
+from everloop.machine import memory, processor
 
 _PRESSURE = Path("/proc/pressure/cpu")
 _QUIET = 0.05  # CPU pressure up to which a timing can be trusted
@@ -196,14 +196,7 @@ def _markdown(document: Mapping[str, Any], results: Sequence[Result]) -> str:
 
 def machine() -> str:
     """Processor, cores and memory."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        name = names[0] if names else name
-    memory = psutil.virtual_memory().total / (1 << 30)
-    return f"{name}, {os.cpu_count()} cores, {memory:.0f} GiB"
+    return f"{processor()}, {os.cpu_count()} cores, {memory()}"
 
 
 def _verdict(cpu_pressure: float) -> str:

@@ -5,23 +5,18 @@
 Scheduling, filling the inputs, sampling, detokenising and bookkeeping of rows that decode.
 """
 
-import argparse
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks.engine import MAX_MODEL_LEN, PROMPT_TOKENS, engine_config
-from benchmarks.everloop_side import EverloopSide
-from benchmarks.precisions import PRECISIONS
-from benchmarks.random_model import SMOLLM2_135M, TINY, make_checkpoint
-from benchmarks.report import PressureMeter, Result, parser, publish
+from benchmarks.engine import PROMPT_TOKENS
+from benchmarks.lone_side import lone_side, side_options, side_settings
+from benchmarks.report import PressureMeter, Result, publish
 from serving.engine.llm_engine import LLMEngine
 from serving.engine.sampling_params import SamplingParams
 
@@ -133,40 +128,20 @@ def measure(
     return results
 
 
-def read_options() -> argparse.Namespace:
-    """What the command line asks for."""
-    options = parser("What of an engine step is not the graph.")
-    options.add_argument("--precision", choices=tuple(PRECISIONS), default="int8-kv8")
-    options.add_argument("--spinning", action="store_true", help="set engine.allow_spinning")
-    options.add_argument("--tiny", action="store_true", help="a tiny model: try the command out")
-    return options.parse_args()
-
-
 def main() -> None:
     """Measure and print."""
-    arguments = read_options()
-    shape = TINY if arguments.tiny else SMOLLM2_135M
+    arguments = side_options("What of an engine step is not the graph.").parse_args()
     rounds, steps = (2, 32) if arguments.quick else (5, 64)
-    config = engine_config(arguments.spinning)
     with (
-        tempfile.TemporaryDirectory() as folder,
         Progress(console=Console(stderr=True), transient=True) as progress,
+        lone_side(arguments) as side,
     ):
-        checkpoint = make_checkpoint(Path(folder) / "checkpoint", shape)
-        export = PRECISIONS[arguments.precision].export_config(MAX_MODEL_LEN)
-        with EverloopSide(checkpoint, arguments.precision, export, config) as side:
-            bar = progress.add_task("measuring", total=rounds * len(CASES))
-            pressure = PressureMeter()
-            results = measure(
-                side.engine, rounds, steps, shape.vocab_size, lambda: progress.advance(bar)
-            )
-            read = pressure.read()
-    settings = {
-        "precision": arguments.precision,
-        "threads": config.threads,
-        "engine.allow_spinning": arguments.spinning,
-    }
-    publish("step", results, arguments, read, settings)
+        bar = progress.add_task("measuring", total=rounds * len(CASES))
+        pressure = PressureMeter()
+        vocab_size = side.engine.manifest.vocab_size
+        results = measure(side.engine, rounds, steps, vocab_size, lambda: progress.advance(bar))
+        read = pressure.read()
+    publish("step", results, arguments, read, side_settings(arguments))
 
 
 if __name__ == "__main__":

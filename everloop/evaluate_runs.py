@@ -124,7 +124,7 @@ def _evaluate(
     from training.run_report import make_report
     from training.run_report_page import write_report
 
-    threads = _setting(checkpoint, "num_threads")
+    threads = checkpoint.record.setting("num_threads")
     found = evaluate_checkpoint(
         checkpoint.path,
         rows,
@@ -132,7 +132,7 @@ def _evaluate(
         task_file=tasks,
         # As in the training, which may have stood beside a live server.
         num_threads=None if threads is None else int(threads),
-        device=choose_device(_setting(checkpoint, "device")),
+        device=choose_device(checkpoint.record.setting("device")),
     )
     folder = _folder(home, checkpoint.path)
     folder.mkdir(parents=True, exist_ok=True)
@@ -157,13 +157,6 @@ def _folder(home: Home, checkpoint: Path) -> Path:
 
 def _name(checkpoint: Path) -> str:
     return checkpoint.parent.name if checkpoint.name == "checkpoint" else checkpoint.name
-
-
-def _setting(checkpoint: Checkpoint, name: str) -> str | None:
-    """A setting of the training, of whatever method; None where it was left open."""
-    settings = checkpoint.record.config.items()
-    given = next((value for key, value in settings if key.endswith(f".{name}")), "None")
-    return None if given == "None" else given
 
 
 def _parent(home: Home, checkpoint: Checkpoint, name: str | None) -> Checkpoint | None:

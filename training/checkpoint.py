@@ -40,6 +40,13 @@ class CheckpointRecord(BaseModel):
     parent: str | None = None
     metrics: dict[str, float] = {}
 
+    def setting(self, name: str) -> str | None:
+        """A setting of the training, of whatever method; None where it was left open."""
+        given = next(
+            (value for key, value in self.config.items() if key.endswith(f".{name}")), "None"
+        )
+        return None if given == "None" else given
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:

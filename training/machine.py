@@ -2,37 +2,20 @@
 
 import os
 import platform
-from collections.abc import Mapping
-from pathlib import Path
 
-import psutil
 import torch
 
+from everloop.machine import memory, processor
 
-def hardware(settings: Mapping[str, str]) -> dict[str, str]:
-    """Describe the machine that this process runs on.
 
-    Args:
-        settings: of a run, for its number of threads.
-    """
-    threads = next(
-        (value for key, value in settings.items() if key.endswith(".num_threads")), "None"
-    )
+def hardware(threads: str | None) -> dict[str, str]:
+    """Describe the machine that this process runs on, and the threads that a run had of it."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": str(os.cpu_count()),
-        "threads of the run": "all cores" if threads == "None" else threads,
-        "memory": f"{psutil.virtual_memory().total / (1 << 30):.0f} GiB",
+        "threads of the run": threads or "all cores",
+        "memory": memory(),
         "GPU": gpu,
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
     }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

@@ -99,7 +99,7 @@ def make_report(
         settings=record.config,
         datasets=record.datasets,
         packages=record.packages,
-        hardware=hardware(record.config),
+        hardware=hardware(record.setting("num_threads")),
         curves=tuple(curves),
         parent=parent,
         **{name: getattr(found, name) for name in Findings.model_fields},
