@@ -69,7 +69,7 @@ def train_run(
     if method in ("pretrain", "both"):
         checkpoint = _pretrain(home, run, name, dataset, start, progress)
         report_training(home, checkpoint, start)
-        if method == "pretrain" or not _has_conversations(home, dataset):
+        if method == "pretrain" or not _has_conversations(dataset):
             return checkpoint
         start, method = checkpoint.path, "sft"
     start = start or _parent(home, name, method)
@@ -150,8 +150,8 @@ def _tune(
     )
 
 
-def _has_conversations(home: Home, dataset: DatasetInfo) -> bool:
-    if any(row.kind == "chat" for row in read_rows(home.data / dataset.id)):
+def _has_conversations(dataset: DatasetInfo) -> bool:
+    if any(kinds.get("chat") for kinds in dataset.counts.values()):
         return True
     logger.info("sft skipped: dataset %s has no conversations", dataset.id)
     return False

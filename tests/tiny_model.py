@@ -49,6 +49,14 @@ _DECODER = {
 _GROUPED = {name: size for name, size in _DECODER.items() if name != "head_dim"}
 _PLAIN = {name: size for name, size in _GROUPED.items() if name != "num_key_value_heads"}
 _WINDOW = {"sliding_window": 24}
+LLAMA3_ROPE: dict[str, object] = {
+    "rope_type": "llama3",
+    "rope_theta": 10_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
 _RECURRENT = {"hidden_size": 64, "num_hidden_layers": 2, "initializer_range": 0.5}
 # Config class and sizes of every family that can be exported; layers with and without a window.
 FAMILIES = {

@@ -36,14 +36,13 @@ class BudgetCallback(TrainerCallback):
         """Take over what earlier sessions of this run have spent."""
         for entry in state.log_history:
             self._budget.spent_before = entry.get("seconds", self._budget.spent_before)
-            self._keep_back(entry)
+            self._keep_back(entry.get("eval_runtime", 0.0))
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Keep back the time that the last validation will need, in all processes the same."""
-        seconds = mean_over_processes(kwargs["metrics"].get("eval_runtime", 0.0))
-        self._keep_back({"eval_runtime": seconds})
+        self._keep_back(mean_over_processes(kwargs["metrics"].get("eval_runtime", 0.0)))
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -63,8 +62,8 @@ class BudgetCallback(TrainerCallback):
             control.should_evaluate = True
             control.should_save = True
 
-    def _keep_back(self, metrics: Mapping[str, float]) -> None:
-        needed = metrics.get("eval_runtime", 0.0) + SAVE_SECONDS
+    def _keep_back(self, validation_seconds: float) -> None:
+        needed = validation_seconds + SAVE_SECONDS
         self._budget.reserve_seconds = max(self._budget.reserve_seconds, needed)
 
 

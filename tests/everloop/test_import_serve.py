@@ -15,20 +15,13 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from serving import launch
-from tests.tiny_model import make_tiny_checkpoint
+from tests.tiny_model import LLAMA3_ROPE, make_tiny_checkpoint
 from training.pretrained import load_model, quiet_transformers
 
-LLAMA3_ROPE = {
-    "rope_type": "llama3",
-    "rope_theta": 10_000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
+LONG_ROPE = LLAMA3_ROPE | {"original_max_position_embeddings": 64}
 # How the checkpoint of each family is stored; 16 bits are always in shards.
 STORED: dict[str, dict[str, object]] = {
-    "llama": {"dtype": torch.bfloat16, "rope_parameters": LLAMA3_ROPE},
+    "llama": {"dtype": torch.bfloat16, "rope_parameters": LONG_ROPE},
     "qwen2": {},
     "qwen3": {"is_tied": False},
     "mistral": {"dtype": torch.float16, "is_tied": False},

@@ -7,19 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from tests.tiny_model import FAMILIES, make_tiny_checkpoint
+from tests.tiny_model import FAMILIES, LLAMA3_ROPE, make_tiny_checkpoint
 from training.export.parity import max_abs_logit_diff, parity_steps
 from training.pretrained import load_model
 
 LIMIT = 1e-4  # export.max_fp32_diff
-LLAMA3_ROPE = {
-    "rope_type": "llama3",
-    "rope_theta": 10_000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
-}
 YARN_ROPE = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0}
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 2.0}
 DYNAMIC_ROPE = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
