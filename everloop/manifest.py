@@ -122,6 +122,7 @@ class Manifest(_Part):
     parameters: int
     vocab_size: int
     hidden_size: int
+    num_attention_heads: int | None = None  # of queries; absent in versions of before, and of RNNs
     max_model_len: int  # tokens of prompt and answer together
     max_query_len: int  # tokens that one row may add in one step
     special_tokens: SpecialTokens

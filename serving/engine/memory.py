@@ -11,6 +11,7 @@ import psutil
 from everloop.errors import ConfigError
 from everloop.manifest import Manifest
 from serving.engine.config import EngineConfig
+from serving.engine.scheduler import MAX_CELLS
 from serving.engine.slot_state import capacity, slot_bytes
 
 _MIB = 1 << 20
@@ -31,15 +32,17 @@ class Memory:
     Attributes:
         weights: resident once the session is open.
         cache: reserved for the state of all slots; resident as far as it was written.
+        attention: for the scores of the widest step; likewise.
     """
 
     weights: int
     cache: int
+    attention: int
 
     @property
     def total(self) -> int:
-        """Weights and cache."""
-        return self.weights + self.cache
+        """All of it."""
+        return self.weights + self.cache + self.attention
 
 
 def needed_memory(folder: Path, manifest: Manifest, config: EngineConfig) -> Memory:
@@ -51,7 +54,19 @@ def needed_memory(folder: Path, manifest: Manifest, config: EngineConfig) -> Mem
         + table * _BYTES_PER_WEIGHT[manifest.weight_precision]
         + _RUNTIME_BYTES
     )
-    return Memory(weights=int(weights), cache=slot_bytes(manifest) * config.max_num_seqs)
+    return Memory(
+        weights=int(weights),
+        cache=slot_bytes(manifest) * config.max_num_seqs,
+        attention=_score_bytes(manifest, config),
+    )
+
+
+def _score_bytes(manifest: Manifest, config: EngineConfig) -> int:
+    """One float32 score for every cell of a step, query head and token that a slot has room for."""
+    heads = manifest.num_attention_heads or 0
+    width = min(config.max_num_batched_tokens, manifest.max_query_len)
+    cells = max(width, min(MAX_CELLS, config.max_num_seqs * width))
+    return 4 * cells * heads * capacity(manifest)
 
 
 def check_memory(
@@ -71,11 +86,12 @@ def check_memory(
     need = needed_memory(folder, manifest, config)
     free = _free_bytes(config, loaded_bytes)
     logger.info(
-        "memory needed version=%s weights_mib=%.0f cache_mib=%.0f cache=%s slots=%d "
-        "tokens_per_slot=%d bytes_per_token=%d free_mib=%.0f",
+        "memory needed version=%s weights_mib=%.0f cache_mib=%.0f attention_mib=%.0f cache=%s "
+        "slots=%d tokens_per_slot=%d bytes_per_token=%d free_mib=%.0f",
         manifest.tag,
         need.weights / _MIB,
         need.cache / _MIB,
+        need.attention / _MIB,
         manifest.cache_precision,
         config.max_num_seqs,
         capacity(manifest),
@@ -101,14 +117,15 @@ def _refusal(
 ) -> str:
     beside = f" beside {loaded_bytes / _MIB:,.0f} MiB of loaded versions" if loaded_bytes else ""
     slot = need.cache // config.max_num_seqs
-    fitting = max(0, free - need.weights) // slot if slot else 0
+    fitting = max(0, free - need.weights - need.attention) // slot if slot else 0
     remedy = f"Set engine.max_num_seqs to {fitting} or less" if fitting else "Free memory"
     smaller = "export with a smaller max_model_len"
     if manifest.cache_precision == "fp32" and manifest.cache_bytes_per_token:
         smaller += " or export.cache int8"
     return (
-        f"model version {manifest.tag} needs {need.weights / _MIB:,.0f} MiB for weights and "
-        f"{need.cache / _MIB:,.0f} MiB for the cache ({config.max_num_seqs} sequences of "
-        f"{capacity(manifest):,} tokens, {manifest.cache_bytes_per_token:,} bytes each), "
-        f"{max(free, 0) / _MIB:,.0f} MiB are free{beside}. {remedy}, or {smaller}."
+        f"model version {manifest.tag} needs {need.weights / _MIB:,.0f} MiB for weights, "
+        f"{need.attention / _MIB:,.0f} MiB for attention and {need.cache / _MIB:,.0f} MiB for the "
+        f"cache ({config.max_num_seqs} sequences of {capacity(manifest):,} tokens, "
+        f"{manifest.cache_bytes_per_token:,} bytes each), {max(free, 0) / _MIB:,.0f} MiB are "
+        f"free{beside}. {remedy}, or {smaller}."
     )

@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from everloop.attention_kernel import choose_attention_kernel
 from everloop.errors import ArtifactError, EngineError
 from everloop.manifest import Manifest
 from serving.engine.config import EngineConfig
@@ -45,6 +46,10 @@ class ModelRunner:
         manifest: of that version.
         config: the number of slots, the most tokens of one run, and the session's threads.
 
+    Attributes:
+        manifest: of the version.
+        state: of its slots.
+
     Raises:
         ArtifactError: ONNX Runtime does not take the graph.
     """
@@ -52,7 +57,7 @@ class ModelRunner:
     def __init__(self, folder: Path, manifest: Manifest, config: EngineConfig) -> None:
         num_slots, max_tokens = config.max_num_seqs, config.max_num_batched_tokens
         self._folder = folder
-        self._manifest = manifest
+        self.manifest = manifest
         self.state = SlotState(manifest, num_slots)
         self._options = _options(config)
         self._session = self._open()
@@ -146,7 +151,7 @@ class ModelRunner:
         if (
             slots[-1] >= len(self._query_seqlens)
             or shape.tokens > len(self._input_ids)
-            or shape.width > self._manifest.max_query_len
+            or shape.width > self.manifest.max_query_len
             or min(counts) < 1
             or any(low >= high for low, high in pairwise(slots))
         ):
@@ -207,6 +212,7 @@ class ModelRunner:
         return binding
 
     def _open(self) -> Any:
+        choose_attention_kernel()
         try:
             return ort.InferenceSession(
                 str(self._folder / _GRAPH), self._options, providers=["CPUExecutionProvider"]

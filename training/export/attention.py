@@ -2,6 +2,10 @@
 
 Linear layers and norms see the packed tokens (T, …); only the attention operator sees the padded
 shape (B, S, …). Shapes as in `graph.py`.
+
+The scale of the scores is in the weights of the queries. ONNX Runtime multiplies the query of one
+token with the keys by a matrix-vector kernel only where nothing is left to scale; else it packs
+all keys anew for every head.
 """
 
 import numpy as np
@@ -63,8 +67,22 @@ class AttentionWriter:
             self._modules.name(layer, name): width
             for name, width in zip(names, widths, strict=True)
         }
-        rows = self._query_key_value_rows()
-        return self._modules.linear(hidden, modules, architecture.n_embd, output, rows=rows)
+        return self._modules.linear(
+            hidden,
+            modules,
+            architecture.n_embd,
+            output,
+            scale=self._query_key_value_scale(layer),
+            rows=self._query_key_value_rows(),
+        )
+
+    def _query_key_value_scale(self, layer: int) -> np.ndarray:
+        """The scores' scale for the columns of the queries; a norm behind them has it otherwise."""
+        body = self._body
+        scale = np.ones(sum(self._heads) * body.head_dim, np.float32)
+        if not self._modules.architecture.family.query_norm:
+            scale[: body.n_head * body.head_dim] = body.layers[layer].scale
+        return scale
 
     def _query_key_value_rows(self) -> np.ndarray | None:
         """Rows of the checkpoint in the operator's order: all queries, all keys, all values."""
@@ -99,14 +117,18 @@ class AttentionWriter:
             nodes.reshape(qkv, [-1, sum(self._heads), head_dim], parts)  # (T, H + 2G, K)
         sizes = nodes.constant("head_sizes", np.array(self._heads, np.int64) * unit)
         nodes.add("Split", [parts, sizes], [query, key, value], axis=1)
+        scales = (self._body.layers[layer].scale, 1.0)
         normed = [
             modules.rms_norm(
                 part,
                 modules.name(layer, norm),
                 heads * head_dim if together else head_dim,
                 f"{part}.norm",
+                scale,
             )
-            for part, norm, heads in zip((query, key), norms, self._heads[:2], strict=True)
+            for part, norm, heads, scale in zip(
+                (query, key), norms, self._heads[:2], scales, strict=True
+            )
         ]
         joined = nodes.add("Concat", [*normed, value], [f"{prefix}.joined"], axis=1)
         if together:
@@ -129,7 +151,7 @@ class AttentionWriter:
             domain=CONTRIB,
             num_heads=body.n_head,
             kv_num_heads=body.n_kv_head,
-            scale=settings.scale,
+            scale=1.0,
             softcap=body.softcap,
             do_rotary=int(rotary is not None),
             rotary_interleaved=0,

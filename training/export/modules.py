@@ -41,7 +41,7 @@ class Modules:
         width: int,
         output: str,
         *,
-        scale: float = 1.0,
+        scale: float | np.ndarray = 1.0,
         rows: np.ndarray | None = None,
         columns: np.ndarray | None = None,
     ) -> str:
@@ -52,7 +52,7 @@ class Modules:
             modules: full names to numbers of outputs.
             width: inputs in the checkpoint.
             output: (T, outputs).
-            scale: on the result.
+            scale: on the result, or on each of its columns.
             rows: of the checkpoint that the outputs are, -1 for zeros; None for all in order.
             columns: of the checkpoint that the inputs are, likewise.
         """
@@ -64,8 +64,9 @@ class Modules:
             matrix, bias = _pick(matrix, rows), None if bias is None else _pick(bias, rows)
         if columns is not None:
             matrix = _pick(matrix.T, columns).T
-        if scale != 1:
-            matrix, bias = matrix * scale, None if bias is None else bias * scale
+        if np.any(np.not_equal(scale, 1)):
+            factors = np.broadcast_to(np.float32(scale), len(matrix))
+            matrix, bias = matrix * factors[:, None], None if bias is None else bias * factors
         return self.nodes.linear(x, matrix, bias, f"{output}.weight", output)
 
     def norm(self, x: str, module: str, output: str) -> str:
@@ -85,9 +86,9 @@ class Modules:
             return self.nodes.add_and_layer_norm(residual, update, weight, bias, epsilon, output)
         return self.nodes.add_and_rms_norm(residual, update, weight, epsilon, output)
 
-    def rms_norm(self, x: str, module: str, width: int, output: str) -> str:
-        """Normalize the last axis, of any width, by its root mean square."""
-        weight = self._norm_weight(module, width)
+    def rms_norm(self, x: str, module: str, width: int, output: str, scale: float = 1.0) -> str:
+        """Normalize the last axis, of any width, by its root mean square, and scale the result."""
+        weight = self._norm_weight(module, width, scale)
         return self.nodes.rms_norm(x, weight, self.architecture.norm_epsilon, output)
 
     def _matrix(self, name: str, outputs: int, width: int) -> np.ndarray:
@@ -95,10 +96,11 @@ class Modules:
             return self.take(f"{name}.weight", width, outputs).T
         return self.take(f"{name}.weight", outputs, width)
 
-    def _norm_weight(self, module: str, width: int) -> str:
+    def _norm_weight(self, module: str, width: int, scale: float = 1.0) -> str:
         weight = self.take(f"{module}.weight", width)
         if self.architecture.family.norm == "rms_plus_one":
             weight = weight + 1
+        weight = weight * np.float32(scale)
         return self.nodes.constant(f"{module}.weight", weight)
 
     def _norm_bias(self, module: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from everloop.attention_kernel import choose_attention_kernel
 from everloop.errors import ArtifactError
 
 _CPU = ("cpu", 0)
@@ -24,6 +25,7 @@ def open_session(graph: Path, num_threads: int | None = None) -> ort.InferenceSe
     Raises:
         ArtifactError: onnxruntime refuses the file.
     """
+    choose_attention_kernel()
     options = ort.SessionOptions()
     options.intra_op_num_threads = num_threads or 0
     options.inter_op_num_threads = 1

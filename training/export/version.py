@@ -24,7 +24,7 @@ from everloop.manifest import (
 )
 from training.checkpoint import read_checkpoint
 from training.export.activation_precision import keep_activations
-from training.export.architecture import Architecture, read_architecture
+from training.export.architecture import Architecture, Attention, read_architecture
 from training.export.config import ExportConfig
 from training.export.golden import make_golden
 from training.export.graph import MODEL_FILE
@@ -171,7 +171,7 @@ def _manifest(
     lineage: Lineage,
     evaluation: Mapping[str, float],
 ) -> Manifest:
-    architecture = export.architecture
+    architecture, body = export.architecture, export.architecture.body
     return Manifest(
         name=export.config.name,
         version=folder.name,
@@ -180,6 +180,7 @@ def _manifest(
         parameters=proven.parameters,
         vocab_size=architecture.vocab_size,
         hidden_size=architecture.n_embd,
+        num_attention_heads=body.n_head if isinstance(body, Attention) else None,
         max_model_len=export.max_model_len,
         # No step of a row is wider than the row; learned positions end with the longest.
         max_query_len=min(export.config.max_query_len, export.max_model_len),

@@ -15,6 +15,7 @@ from serving.engine.memory import Memory, check_memory, needed_memory
 
 MIB = 1 << 20
 CACHE = 4 * (4 * 2 * 160 * 32 * 4)  # slots x tensors, heads, capacity, head_dim, bytes
+SCORES = (4 * 32) * 4 * 160 * 4  # slots x width, query heads, capacity, bytes
 
 
 @pytest.fixture
@@ -37,13 +38,23 @@ def test_needed_memory_counts_weights_and_cache(tiny_version: Path, manifest: Ma
     need = needed_memory(tiny_version, manifest, limited(1))
 
     # The file, a second table of 259 tokens x 64 values, and the runtime's own.
-    assert need == Memory(weights=files + 259 * 64 * 4 + 32 * MIB, cache=CACHE)
+    weights = files + 259 * 64 * 4 + 32 * MIB
+    assert need == Memory(weights=weights, cache=CACHE, attention=SCORES)
 
 
 def test_needed_memory_of_an_int8_cache_is_a_quarter(
     tiny_version: Path, manifest: Manifest
 ) -> None:
     assert needed_memory(tiny_version, as_int8(manifest), limited(1)).cache == CACHE // 4
+
+
+@pytest.mark.parametrize(("slots", "budget", "cells"), [(4, 8, 32), (1, 32, 32), (200, 200, 2048)])
+def test_needed_memory_holds_the_scores_of_the_widest_step(
+    tiny_version: Path, manifest: Manifest, slots: int, budget: int, cells: int
+) -> None:
+    config = EngineConfig(max_num_seqs=slots, max_num_batched_tokens=budget)
+    found = needed_memory(tiny_version, manifest, config).attention
+    assert found == cells * 4 * 160 * 4  # query heads, capacity, bytes
 
 
 def test_check_memory_takes_what_just_fits(tiny_version: Path, manifest: Manifest) -> None:
@@ -61,7 +72,8 @@ def test_check_memory_prints_the_numbers_before_loading(
         check_memory(tiny_version, as_int8(manifest), limited(100 * MIB))
 
     (message,) = caplog.messages
-    assert message.startswith(f"memory needed version={manifest.tag} weights_mib=32 cache_mib=0 ")
+    start = f"memory needed version={manifest.tag} weights_mib=32 cache_mib=0 attention_mib=0 "
+    assert message.startswith(start)
     # Two layers of keys and values, two heads of 32 values of one byte.
     assert "cache=int8 slots=4 tokens_per_slot=160 bytes_per_token=256 free_mib=100" in message
 
@@ -70,13 +82,14 @@ def test_check_memory_says_how_many_sequences_would_fit(
     tiny_version: Path, manifest: Manifest
 ) -> None:
     need = needed_memory(tiny_version, manifest, limited(1))
-    config = limited(need.weights + CACHE // 2)
+    config = limited(need.weights + SCORES + CACHE // 2)
 
     with pytest.raises(
         ConfigError,
-        match=r"needs 32 MiB for weights and 1 MiB for the cache \(4 sequences of 160 tokens, "
-        r"1,024 bytes each\), 33 MiB are free\. Set engine\.max_num_seqs to 2 or less, or export "
-        r"with a smaller max_model_len or export\.cache int8\.",
+        match=r"needs 32 MiB for weights, 0 MiB for attention and 1 MiB for the cache "
+        r"\(4 sequences of 160 tokens, 1,024 bytes each\), 33 MiB are free\. "
+        r"Set engine\.max_num_seqs to 2 or less, or export with a smaller max_model_len or "
+        r"export\.cache int8\.",
     ):
         check_memory(tiny_version, manifest, config)
 
@@ -95,7 +108,7 @@ def test_check_memory_counts_versions_that_stay_loaded(
     config = limited(3 * total)
 
     check_memory(tiny_version, manifest, config, loaded_bytes=2 * total)
-    with pytest.raises(ConfigError, match="are free beside 66 MiB of loaded versions"):
+    with pytest.raises(ConfigError, match="are free beside 67 MiB of loaded versions"):
         check_memory(tiny_version, manifest, config, loaded_bytes=2 * total + 1)
 
 

@@ -221,3 +221,17 @@ def test_write_graph_refuses_an_untied_checkpoint_without_head(tmp_path: Path) -
 
     with pytest.raises(ArtifactError, match=r"tensor lm_head\.weight is missing"):
         write(checkpoint, tmp_path)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2", "olmo2"])
+def test_write_graph_leaves_no_scores_to_scale(tmp_path: Path, family: str) -> None:
+    graph = write(make_tiny_checkpoint(tmp_path / "checkpoint", family=family), tmp_path)
+    nodes = onnx.load_model(str(graph), load_external_data=False).graph.node
+    scales = [
+        attribute.f
+        for node in nodes
+        if node.op_type == "GroupQueryAttention"
+        for attribute in node.attribute
+        if attribute.name == "scale"
+    ]
+    assert set(scales) == {1.0}
