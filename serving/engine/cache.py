@@ -22,7 +22,7 @@ class Allocation:
 
     Attributes:
         num_cached_tokens: of its prompt whose state need not be computed: always fewer than the
-            prompt has, because the last one must run to give logits.
+            prompt has, because the last one must run to give logits, and not alone (see Scheduler).
         copy_from: the slot whose state of those tokens must be copied into this one first; None
             if it is there.
     """
@@ -38,12 +38,12 @@ class _Slot:
     token_ids: list[int] = field(default_factory=list)  # of a free slot: what its state is of
     used_at: int = 0  # by a count of uses; 0 for nothing worth keeping
 
-    def shared(self, prompt: list[int], at_least: int) -> int:
-        """Tokens of the prompt, less its last, whose state is here; 0 if not more than so many."""
+    def shared(self, prompt: list[int], at_most: int, at_least: int) -> int:
+        """First tokens of the prompt whose state is here; 0 if not more than `at_least`."""
         owner = self.owner
         tokens = self.token_ids if owner is None else owner.token_ids
         size = len(tokens) if owner is None else owner.num_computed_tokens
-        return _common_prefix(tokens, prompt, min(size, len(prompt) - 1), at_least)
+        return _common_prefix(tokens, prompt, min(size, at_most), at_least)
 
 
 class SlotCache:
@@ -99,7 +99,7 @@ class SlotCache:
         """Whether a running sequence is about to compute a long part of this one's prompt."""
         if self._is_recurrent or not sequence.can_reuse_prefix:
             return False
-        prompt, limit = sequence.token_ids, len(sequence.token_ids) - 1
+        prompt, limit = sequence.token_ids, self._most_shared(sequence.token_ids)
         expected = 0
         for slot in self._slots:
             owner = slot.owner
@@ -108,7 +108,8 @@ class SlotCache:
                 expected = _common_prefix(owner.token_ids, prompt, size, expected) or expected
         if expected < MIN_PREFIX_TOKENS:
             return False
-        return all(slot.shared(prompt, expected - MIN_PREFIX_TOKENS) == 0 for slot in self._slots)
+        least = expected - MIN_PREFIX_TOKENS
+        return all(slot.shared(prompt, limit, least) == 0 for slot in self._slots)
 
     def free(self, slot: int, token_ids: list[int]) -> None:
         """Take a slot back; its first tokens are kept as a cached prefix.
@@ -137,14 +138,18 @@ class SlotCache:
     def _longest(self, prompt: list[int], free: list[int]) -> tuple[int, int]:
         """The slot that shares most with the prompt, a free one before others, and how much."""
         best, longest = 0, 0
+        most = self._most_shared(prompt)
         candidates = free if self._is_recurrent else sorted(range(len(self._slots)), key=self._rank)
         for number in candidates:
-            shared = self._slots[number].shared(prompt, longest)
+            shared = self._slots[number].shared(prompt, most, longest)
             if self._is_recurrent and shared < len(self._slots[number].token_ids):
                 continue
             if shared > longest:
                 best, longest = number, shared
         return best, longest
+
+    def _most_shared(self, prompt: list[int]) -> int:
+        return max(len(prompt) - (1 if self._is_recurrent else 2), 0)
 
     def _rank(self, number: int) -> bool:
         return self._slots[number].owner is not None

@@ -7,12 +7,14 @@ import logging
 import time
 from collections.abc import Sequence as Many
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from everloop.errors import EngineError
 from everloop.manifest import Manifest, verify
 from serving.engine.cache import SlotCache
 from serving.engine.config import EngineConfig
+from serving.engine.exactness import is_exact_in_chunks
 from serving.engine.loading import check_golden, load_chat_template, load_tokenizer
 from serving.engine.memory import check_memory, needed_memory
 from serving.engine.model_runner import ModelRunner
@@ -54,15 +56,16 @@ class LLMEngine:
         self._tag = manifest.tag
         self._observe(observer)
         self._model_runner = ModelRunner(folder, manifest, config)
-        is_recurrent = self._model_runner.state.is_recurrent
-        self._cache = SlotCache(config.max_num_seqs, is_recurrent=is_recurrent)
+        state = self._model_runner.state
+        self._cache = SlotCache(config.max_num_seqs, is_recurrent=state.is_recurrent)
         self._times = StepTimes(config.max_slowdown)
+        is_exact = partial(is_exact_in_chunks, self._model_runner, self._factory, config)
         self._scheduler = Scheduler(
             self._cache,
             config.max_num_batched_tokens,
             manifest.max_query_len,
             self._times,
-            make_drafter(manifest, config, self._times),
+            make_drafter(manifest, config, self._times, is_exact),
         )
         self._requests = RequestTable()
         self._ended: list[RequestOutput] = []  # between two steps

@@ -3,6 +3,10 @@
 Every running answer gets a token in every step. What the step has left goes to prompts: chunks
 small enough that the answers hardly feel them, half for the prompt that was begun first, the rest
 for the shortest, so that a long prompt delays neither running answers nor short prompts by much.
+
+A prompt's token is not computed alone while others of the prompt are computed together: for a
+single query attention sums in another order, so that the last bits of an answer would depend on
+what else was running when its prompt was read.
 """
 
 from collections.abc import Iterator
@@ -64,6 +68,10 @@ class Schedule:
     num_decoding: int = 0
     num_prompt_tokens: int = 0
     num_drafts: int = 0
+
+
+# A chunk of two tokens at least, and one less where one token would be left.
+_LEAST_ROOM = 3
 
 
 class Scheduler:
@@ -146,24 +154,33 @@ class Scheduler:
         self, prefills: list[Sequence], budget: int, schedule: Schedule
     ) -> list[tuple[Sequence, int]]:
         """Share tokens among the prompts that were begun, in their order, and new ones."""
+        least = min(_LEAST_ROOM, self._budget)
+        if budget < least:
+            return []
         chunks = []
         reserved = 0
         if prefills:
             reserved = min(prefills[0].num_pending_tokens, (budget + 1) // 2)
         left, others = budget - reserved, prefills[1:]
-        while left > 0:
+        while left >= least:
             sequence = self._next_prefill(others, schedule)
             if sequence is None:
                 break
-            count = min(sequence.num_pending_tokens, left, self._max_query_len)
+            count = self._chunk_size(sequence, left)
             chunks.append((sequence, count))
             self.waiting.charge(sequence.tenant, count)
             left -= count
         if prefills:
-            count = min(prefills[0].num_pending_tokens, reserved + left, self._max_query_len)
+            count = self._chunk_size(prefills[0], reserved + left)
             chunks.append((prefills[0], count))
             self.waiting.charge(prefills[0].tenant, count)
         return chunks
+
+    def _chunk_size(self, sequence: Sequence, room: int) -> int:
+        """As many tokens as there are and may be, and never all of them but one."""
+        pending = sequence.num_pending_tokens
+        count = min(pending, room, self._max_query_len)
+        return count - 1 if pending - count == 1 and count > 2 else count
 
     def _next_prefill(self, begun: list[Sequence], schedule: Schedule) -> Sequence | None:
         """The begun prompt with the least left, or the next in the queue if that is shorter."""
@@ -217,8 +234,8 @@ def _batches(rows: list[ScheduledRow]) -> list[list[ScheduledRow]]:
 # the graph move rows x width cells in every layer, nearly all of them padding. Running the chunk
 # on its own reads all weights once more instead. Measured on the 135M shape in fp32 and int8, one
 # and two threads: up to about 16 x 128 cells one run is faster, at 31 x 128 they are equal, at
-# 31 x 200 two runs save a tenth to a fifth.
-_MAX_CELLS = 4096
+# 31 x 200 two runs save a tenth to a fifth. And attention takes memory for every cell.
+MAX_CELLS = 2048
 _WIDE_CHUNK = 64
 
 
@@ -227,7 +244,7 @@ def _split(rows: list[ScheduledRow]) -> list[list[ScheduledRow]]:
     if not rows:
         return []
     width = max(len(row.token_ids) for row in rows)
-    if (_slot(rows[-1]) - _slot(rows[0]) + 1) * width <= _MAX_CELLS:
+    if (_slot(rows[-1]) - _slot(rows[0]) + 1) * width <= MAX_CELLS:
         return [rows]
     narrow = [row for row in rows if len(row.token_ids) <= _WIDE_CHUNK]
     wide = [[row] for row in rows if len(row.token_ids) > _WIDE_CHUNK]

@@ -7,6 +7,8 @@ measured to cost at this number of rows: at many rows that is usually more than 
 Where a structured output leaves no choice, what must come is a draft that is never wrong.
 """
 
+from collections.abc import Callable
+
 from everloop.manifest import Manifest
 from serving.engine.config import EngineConfig
 from serving.engine.draft_table import DraftTable
@@ -64,18 +66,26 @@ class Drafter:
         return table.draft(sequence.token_ids, count)
 
 
-def make_drafter(manifest: Manifest, config: EngineConfig, times: StepTimes) -> Drafter | None:
+def make_drafter(
+    manifest: Manifest, config: EngineConfig, times: StepTimes, is_exact: Callable[[], bool]
+) -> Drafter | None:
     """The drafter that a model version may have; None if it may not draft.
 
-    Recurrent state cannot be taken back to before a draft. And attention sums in another order when
-    a row has several new tokens: in float32 that moves the last digits, but where activations are
-    rounded to 8 bits it can move a token, so that only an explicit `on` drafts there.
+    Recurrent state cannot be taken back to before a draft. And a draft must not change an answer:
+    in float32 another order of summing moves the last digits and no token, but where activations
+    are rounded to 8 bits it can move one, so that there `auto` asks for equal bits.
+
+    Args:
+        manifest: of the version.
+        config: whether and how far to draft.
+        times: say what a draft costs.
+        is_exact: whether this machine computes tokens together as it does one by one.
     """
-    is_exact = manifest.weight_precision == manifest.cache_precision == "fp32"
     is_recurrent = any(tensor.kind == "recurrent" for tensor in manifest.state)
     if is_recurrent or config.speculation == "off":
         return None
-    if config.speculation == "auto" and not is_exact:
+    is_rounded = manifest.weight_precision != "fp32" or manifest.cache_precision != "fp32"
+    if config.speculation == "auto" and is_rounded and not is_exact():
         return None
     return Drafter(times, config.max_draft_tokens)
 

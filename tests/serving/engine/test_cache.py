@@ -72,8 +72,16 @@ def test_allocate_ignores_a_prefix_that_is_too_short() -> None:
     assert cache.allocate(_sequence(prompt)) == Allocation(1)
 
 
-def test_allocate_leaves_the_last_token_of_the_prompt_to_run() -> None:
-    assert _cache(LONG[:64]).allocate(_sequence(LONG[:64])) == Allocation(0, 63)
+def test_allocate_leaves_two_tokens_of_the_prompt_to_run() -> None:
+    assert _cache(LONG[:64]).allocate(_sequence(LONG[:64])) == Allocation(0, 62)
+    assert _cache(LONG[:63]).allocate(_sequence(LONG[:64])) == Allocation(0, 62)
+
+
+def test_allocate_leaves_the_last_token_to_run_behind_a_recurrent_state() -> None:
+    cache = SlotCache(1, is_recurrent=True)
+    cache.allocate(_sequence(LONG))
+    cache.free(0, LONG[:63])
+    assert cache.allocate(_sequence(LONG[:64])) == Allocation(0, 63)
 
 
 @pytest.mark.parametrize("shared", [16, 63, 64, 65, 128, 150])
@@ -109,7 +117,7 @@ def test_recurrent_state_of_a_running_sequence_is_never_shared() -> None:
 
 @pytest.mark.parametrize(
     ("computed", "expected"),
-    [(0, True), (199 - MIN_PREFIX_TOKENS, True), (199 - MIN_PREFIX_TOKENS + 1, False)],
+    [(0, True), (198 - MIN_PREFIX_TOKENS, True), (198 - MIN_PREFIX_TOKENS + 1, False)],
 )
 def test_waiting_is_worth_the_tokens_that_a_running_prompt_will_share(
     computed: int, expected: bool

@@ -96,7 +96,7 @@ def test_chunked_prefill_equals_whole(load: Load, budget: int) -> None:
 def test_steps_split_in_two_runs_give_the_same(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = [_prompt(seed, size) for seed, size in enumerate((40, 3, 90, 20))]
     expected = load().generate(prompts, GREEDY)
-    monkeypatch.setattr(scheduler, "_MAX_CELLS", 5)
+    monkeypatch.setattr(scheduler, "MAX_CELLS", 5)
     monkeypatch.setattr(scheduler, "_WIDE_CHUNK", 5)
     assert load().generate(prompts, GREEDY) == expected
 
@@ -349,7 +349,7 @@ def test_generate_beside_other_requests_is_refused(load: Load) -> None:
 def test_failed_step_ends_its_own_rows_and_the_engine_goes_on(
     load: Load, monkeypatch: pytest.MonkeyPatch, observer: RecordingObserver
 ) -> None:
-    monkeypatch.setattr(scheduler, "_MAX_CELLS", 3)
+    monkeypatch.setattr(scheduler, "MAX_CELLS", 3)
     monkeypatch.setattr(scheduler, "_WIDE_CHUNK", 3)
     engine = load(observer)
     good = _prompt(2, 3)
@@ -443,15 +443,26 @@ def test_drafts_change_no_answer(
 
 
 @pytest.mark.parametrize(
-    ("precision", "speculation", "expected"),
-    [("fp32", "auto", True), ("int8", "auto", False), ("int8", "on", True), ("fp32", "off", False)],
+    ("precision", "cache", "speculation", "expected"),
+    [
+        ("fp32", "fp32", "auto", True),
+        ("fp32", "fp32", "off", False),
+        ("int8", "fp32", "auto", False),
+        ("int8", "fp32", "on", True),
+        ("int8", "int8", "auto", True),
+    ],
 )
 def test_drafts_are_made_by_themselves_only_where_no_rounding_shows(
-    tmp_path: Path, engine_config: EngineConfig, precision: str, speculation: str, expected: bool
+    tmp_path: Path,
+    engine_config: EngineConfig,
+    precision: str,
+    cache: str,
+    speculation: str,
+    expected: bool,
 ) -> None:
     from tests.tiny_model import make_tiny_version
 
-    version = make_tiny_version(tmp_path, precision=precision, seed=3)
+    version = make_tiny_version(tmp_path, precision=precision, cache=cache, seed=3)
     config = engine_config.model_copy(update={"speculation": speculation})
     assert (LLMEngine.load(version, config)._scheduler._drafter is not None) is expected
 

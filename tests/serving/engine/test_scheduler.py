@@ -128,9 +128,9 @@ def test_schedule_computes_a_prompt_once_for_all_who_share_it() -> None:
         [[("0", 16)]],
         [[("0", 16)]],
         [[("0", 8), ("1", 8)]],
-        [[("0", 1), ("1", 1), ("2", 1)]],
+        [[("0", 1), ("1", 1), ("2", 2)]],
     ]
-    assert copies == [PrefixCopy(0, 1, 32), PrefixCopy(0, 2, 39)]
+    assert copies == [PrefixCopy(0, 1, 32), PrefixCopy(0, 2, 38)]
 
 
 def test_schedule_lets_others_pass_who_wait_for_nothing() -> None:
@@ -231,7 +231,35 @@ def test_schedule_starts_behind_a_cached_prefix() -> None:
     second = _sequence("a", 30)
     scheduler.add(second)
     [[row]] = scheduler.schedule().batches
-    assert (second.slot, second.num_cached_tokens, row.token_ids) == (0, 29, [97029])
+    assert (second.slot, second.num_cached_tokens, row.token_ids) == (0, 28, [97028, 97029])
+
+
+@pytest.mark.parametrize("budget", range(6, 40))
+@pytest.mark.parametrize("length", [2, 3, 5, 17, 33])
+def test_schedule_computes_no_token_of_a_prompt_alone(budget: int, length: int) -> None:
+    scheduler = _scheduler(slots=4, budget=budget)
+    for name in "abcd":
+        scheduler.add(_sequence(name, length + ord(name) % 3))
+    widths = []
+    for _ in range(100):
+        schedule = scheduler.schedule()
+        rows = [row for batch in schedule.batches for row in batch]
+        widths += [len(row.token_ids) for row in rows if not row.sequence.num_completion_tokens]
+        _advance(schedule)
+    assert sum(widths) == sum(length + ord(name) % 3 for name in "abcd")
+    assert 1 not in widths
+
+
+def test_schedule_lets_prompts_wait_for_room_beside_answers() -> None:
+    scheduler = _scheduler(slots=4, budget=5)
+    for name in "abc":
+        scheduler.add(_sequence(name, 2))
+    for _ in range(2):
+        _advance(scheduler.schedule())
+    scheduler.add(_sequence("d", 5))
+    assert _plan(scheduler.schedule()) == [[("a", 1), ("b", 1), ("c", 1)]]
+    scheduler.finish(scheduler.running[0])
+    assert _plan(scheduler.schedule()) == [[("d", 3), ("b", 1), ("c", 1)]]
 
 
 def _with_chunk_beside_decode(slots: int, prompt: int) -> Schedule:
@@ -251,13 +279,13 @@ def _with_chunk_beside_decode(slots: int, prompt: int) -> Schedule:
 
 
 def test_schedule_keeps_one_batch_while_the_padding_is_small() -> None:
-    assert len(_with_chunk_beside_decode(slots=16, prompt=256).batches) == 1
+    assert len(_with_chunk_beside_decode(slots=16, prompt=128).batches) == 1
 
 
 def test_schedule_runs_a_wide_chunk_alone_beside_many_rows() -> None:
     narrow = [*((name, 1) for name in "abcdefg"), ("y", 40)]
-    schedule = _with_chunk_beside_decode(slots=17, prompt=256)
-    assert _plan(schedule) == [narrow, [("z", 256)]]
+    schedule = _with_chunk_beside_decode(slots=17, prompt=128)
+    assert _plan(schedule) == [narrow, [("z", 128)]]
 
 
 def test_schedule_runs_a_wide_chunk_alone_without_padding() -> None:
@@ -371,7 +399,7 @@ class _Play:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_random_schedules_hold_the_invariants(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler_module, "_MAX_CELLS", 18)
+    monkeypatch.setattr(scheduler_module, "MAX_CELLS", 18)
     monkeypatch.setattr(scheduler_module, "_WIDE_CHUNK", 6)
     play = _Play(seed)
     holds: dict[int, list[int]] = {}

@@ -1,0 +1,98 @@
+"""Answers and their logprobs are equal to the last bit in whatever company they are computed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving.engine.config import EngineConfig
+from serving.engine.exactness import is_exact_in_chunks
+from serving.engine.llm_engine import LLMEngine
+from serving.engine.sampling_params import SamplingParams
+from serving.engine.sequence import TokenLogprobs
+from tests.tiny_model import make_tiny_version
+
+LENGTHS = (1, 2, 3, 19, 40, 33, 64, 65, 90, 7, 31, 32)
+PROMPTS = [np.random.default_rng(size).integers(3, 259, size).tolist() for size in LENGTHS]
+ALL_PAIRS = [
+    ("fp32", "fp32"),
+    ("int8", "fp32"),
+    ("int8", "int8"),
+    ("int4", "fp32"),
+    ("int4", "int8"),
+]
+
+Answer = tuple[list[int], list[TokenLogprobs]]
+
+
+def params(seed: int) -> SamplingParams:
+    return SamplingParams(
+        max_tokens=4 + seed % 9, temperature=1.0, top_p=0.95, seed=seed, ignore_eos=True, logprobs=3
+    )
+
+
+def answers(engine: LLMEngine, seeds: list[int], joins: list[int]) -> dict[int, Answer]:
+    """Answer the prompts, each from a step on; by seed, which is also the prompt's number."""
+    found: dict[int, Answer] = {seed: ([], []) for seed in seeds}
+    step = 0
+    while engine.has_unfinished or step <= max(joins):
+        for seed, join in zip(seeds, joins, strict=True):
+            if join == step:
+                engine.add_request(str(seed), PROMPTS[seed], params(seed))
+        for output in engine.step():
+            found[int(output.request_id)][0].extend(output.token_ids)
+            found[int(output.request_id)][1].extend(output.logprobs)
+        step += 1
+    return found
+
+
+@pytest.fixture(params=ALL_PAIRS, ids="-".join)
+def version(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    precision, cache = request.param
+    return make_tiny_version(tmp_path, family="qwen3", precision=precision, cache=cache)
+
+
+def test_answers_do_not_depend_on_what_else_is_in_the_batch(
+    version: Path, engine_config: EngineConfig
+) -> None:
+    seeds = list(range(len(PROMPTS)))
+    alone: dict[int, Answer] = {}
+    for seed in seeds:
+        alone |= answers(LLMEngine.load(version, engine_config), [seed], [0])
+    for shuffle in range(6):
+        random = np.random.default_rng(shuffle)
+        joins = random.integers(0, 12, len(seeds)).tolist()
+        config = engine_config.model_copy(
+            update={"max_num_batched_tokens": int(random.integers(8, 48)), "num_threads": 2}
+        )
+        assert answers(LLMEngine.load(version, config), seeds, joins) == alone
+
+
+@pytest.mark.parametrize(
+    ("precision", "cache", "block_size", "expected"),
+    [
+        ("int8", "int8", 32, True),
+        ("int4", "int8", 32, True),
+        ("int8", "fp32", 32, False),  # attention sums otherwise for a single query
+        ("int4", "int8", 64, False),  # another kernel multiplies the odd row
+    ],
+)
+def test_exactness_is_measured(
+    tmp_path: Path,
+    engine_config: EngineConfig,
+    precision: str,
+    cache: str,
+    block_size: int,
+    expected: bool,
+) -> None:
+    version = make_tiny_version(
+        tmp_path,
+        precision=precision,
+        cache=cache,
+        block_size=block_size,
+        hidden_size=256,
+        intermediate_size=256,
+    )
+    engine = LLMEngine.load(version, engine_config)
+    found = is_exact_in_chunks(engine._model_runner, engine._factory, engine_config)
+    assert found is expected
