@@ -4,6 +4,7 @@ Models in the peers' formats are kept under the hash of the weights that they we
 """
 
 import hashlib
+import os
 import subprocess
 from pathlib import Path
 
@@ -19,6 +20,11 @@ def model_folder(checkpoint: Path) -> Path:
     folder = FOLDER / "models" / digest
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def own_variables() -> dict[str, str]:
+    """The environment for a peer: without what our engine chose for its ONNX Runtime."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("ORT_")}
 
 
 def run_module(module: str, *arguments: str | Path) -> None:

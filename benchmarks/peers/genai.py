@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from benchmarks.peers.environment import PYTHON, ROOT, model_folder, run_module
+from benchmarks.peers.environment import PYTHON, ROOT, model_folder, own_variables, run_module
 from benchmarks.side import Prompts
 
 _BUILDER = "onnxruntime_genai.models.builder"
@@ -60,6 +60,7 @@ class GenaiSide:
         self._process = subprocess.Popen(
             [PYTHON, "-m", "benchmarks.peers.genai_worker", model, str(self._threads)],
             cwd=ROOT,
+            env=own_variables(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
