@@ -14,12 +14,17 @@ from tests.tiny_model import make_tiny_version
 
 LENGTHS = (1, 2, 3, 19, 40, 33, 64, 65, 90, 7, 31, 32)
 PROMPTS = [np.random.default_rng(size).integers(3, 259, size).tolist() for size in LENGTHS]
-ALL_PAIRS = [
-    ("fp32", "fp32"),
-    ("int8", "fp32"),
-    ("int8", "int8"),
-    ("int4", "fp32"),
-    ("int4", "int8"),
+VERSIONS = [
+    ("qwen3", "fp32", "fp32"),
+    ("qwen3", "int8", "fp32"),
+    ("qwen3", "int8", "int8"),
+    ("qwen3", "int4", "fp32"),
+    ("qwen3", "int4", "int8"),
+    ("mistral", "int8", "int8"),
+    ("gpt2", "int8", "fp32"),
+    ("gemma2", "int8", "int8"),
+    ("lstm", "int8", "fp32"),
+    ("gru", "int8", "fp32"),
 ]
 
 Answer = tuple[list[int], list[TokenLogprobs]]
@@ -46,10 +51,10 @@ def answers(engine: LLMEngine, seeds: list[int], joins: list[int]) -> dict[int, 
     return found
 
 
-@pytest.fixture(params=ALL_PAIRS, ids="-".join)
+@pytest.fixture(params=VERSIONS, ids="-".join)
 def version(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    precision, cache = request.param
-    return make_tiny_version(tmp_path, family="qwen3", precision=precision, cache=cache)
+    family, precision, cache = request.param
+    return make_tiny_version(tmp_path, family=family, precision=precision, cache=cache)
 
 
 def test_answers_do_not_depend_on_what_else_is_in_the_batch(
