@@ -197,20 +197,34 @@ class Held(SilentObserver):
     """Can make an engine stand still in the middle of an answer, so that a test meets it there."""
 
     def __init__(self) -> None:
-        self.go = threading.Event()
-        self.go.set()
+        self._go = threading.Event()
+        self._go.set()
+        self._lock = threading.Lock()
         self._steps_left = 0
 
     def hold_in(self, steps: int) -> None:
-        """Stand still in the step after so many, before it is told; `go.set()` goes on."""
-        self._steps_left = steps + 1
+        """Go on for so many steps and stand still in the next, before it is told."""
+        with self._lock:
+            self._steps_left = steps + 1
+            self._go.set()
+
+    def hold(self) -> None:
+        """Stand still in the next step."""
+        self.hold_in(0)
+
+    def let_go(self) -> None:
+        """Go on, or do not stand still at all: the engine may have had less to do than that."""
+        with self._lock:
+            self._steps_left = 0
+            self._go.set()
 
     def step(self, model: str, seconds: float, batch_size: int) -> None:
-        if self._steps_left:
-            self._steps_left -= 1
-            if not self._steps_left:
-                self.go.clear()
-        self.go.wait(120)
+        with self._lock:
+            if self._steps_left:
+                self._steps_left -= 1
+                if not self._steps_left:
+                    self._go.clear()
+        self._go.wait(120)
 
 
 class Stage:

@@ -27,7 +27,7 @@ def _held() -> Held:
 def held(_held: Held) -> Iterator[Held]:
     """Makes the real engine stand still."""
     yield _held
-    _held.go.set()
+    _held.let_go()
 
 
 @pytest.fixture(scope="session")

@@ -282,7 +282,7 @@ def test_generation_ends_when_its_client_leaves_vllm_54947(real_http, real_app, 
     with real_http.stream("POST", "/v1/chat/completions", json=body) as reply:
         next(reply.iter_raw())
     assert wait_until(lambda: real_app.state.api.num_active == 0)
-    held.go.set()
+    held.let_go()
     assert wait_until(was_ended)
 
 
@@ -290,7 +290,7 @@ def test_generation_ends_when_nobody_waits_mlx_vlm_1217(real_url, real_app, held
     held.hold_in(3)
     leave_when(lambda: real_app.state.api.num_active, f"{real_url}/v1/chat/completions", LONG)
     assert wait_until(lambda: real_app.state.api.num_active == 0)
-    held.go.set()
+    held.let_go()
     assert wait_until(was_ended)
 
 

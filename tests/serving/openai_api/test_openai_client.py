@@ -183,7 +183,7 @@ def test_leaving_client_frees_its_place(ai, server):
     with ask(ai, stream=True, max_tokens=450) as answer:
         next(iter(answer))
     assert wait_until(lambda: server.app.state.api.num_active == 0)
-    server.metrics.held.go.set()
+    server.metrics.held.let_go()
     assert wait_until(lambda: server.metric("llm_aborted_requests_total") == before + 1)
     assert wait_until(lambda: server.metric("llm_requests_running") == 0)
     assert wait_until(lambda: server.store.interactions()[-1].finish_reason == "abort")
@@ -235,11 +235,10 @@ def test_load_shows_what_runs_and_waits_and_the_used_cache(ai, server):
         thread.start()
     assert wait_until(lambda: server.app.state.api.num_active == 4)
     server.metrics.held.hold_in(1)
-    server.metrics.held.go.set()
     assert wait_until(lambda: server.metric("llm_requests_waiting") == 2)
     assert server.metric("llm_requests_running") == 2
     assert server.metric("llm_kv_cache_usage_ratio") == 1
-    server.metrics.held.go.set()
+    server.metrics.held.let_go()
     for thread in asking:
         thread.join(60)
     assert wait_until(lambda: server.metric("llm_kv_cache_usage_ratio") == 0)
@@ -274,7 +273,7 @@ def test_nothing_that_a_client_sends_is_in_the_metrics(ai, server):
 
 def test_full_queue_is_a_rate_limit(ai, server):
     """Two run, two wait; what comes then is refused and told when to come back."""
-    server.metrics.held.go.clear()
+    server.metrics.held.hold()
     asking = [threading.Thread(target=ask, args=(ai,)) for _ in range(4)]
     for thread in asking:
         thread.start()
@@ -284,7 +283,7 @@ def test_full_queue_is_a_rate_limit(ai, server):
             ask(ai)
         assert int(caught.value.response.headers["retry-after"]) >= 1
     finally:
-        server.metrics.held.go.set()
+        server.metrics.held.let_go()
         for thread in asking:
             thread.join(60)
 
