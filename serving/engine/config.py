@@ -28,7 +28,7 @@ class EngineConfig(Config):
     speculation: Literal["auto", "on", "off"] = Field(
         "auto",
         description="draft tokens where that was measured to give more of them; auto: only if the "
-        "answers stay the same, which rounding forbids where weights or cache are quantized",
+        "answers stay the same, which is measured where weights or cache are quantized",
     )
     max_draft_tokens: int = Field(
         8, ge=1, le=64, description="tokens that are drafted for one answer in one step"
