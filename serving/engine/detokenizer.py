@@ -100,13 +100,15 @@ class _ByteStream:
 
     def __init__(self, vocabulary: Vocabulary, is_beginning: bool) -> None:
         self._vocabulary = vocabulary
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._begun = b""  # of a character that is not whole
         self._drops_space = is_beginning and vocabulary.drops_first_space
 
     def add(self, token_id: int) -> str:
         if self._vocabulary.is_special(token_id):
             return ""
-        text = self._decoder.decode(self._vocabulary.bytes_of(token_id))
+        read = self._begun + self._vocabulary.bytes_of(token_id)
+        text, size = codecs.utf_8_decode(read, "replace")
+        self._begun = read[size:]
         if self._drops_space and text:
             self._drops_space = False
             return text.removeprefix(" ")
