@@ -4,6 +4,8 @@ It depends on the row, the request's parameters, its seed and the token's positi
 request's tokens do not depend on its batch mates.
 """
 
+import math
+
 import numpy as np
 
 from everloop.errors import DataError, EngineError
@@ -29,7 +31,7 @@ def choose(logits: Logits, sequence: Sequence, position: int) -> tuple[int, Toke
     """
     params = sequence.params
     likeliest = int(logits.argmax())
-    if not -np.inf < logits[likeliest] < np.inf:
+    if not math.isfinite(logits[likeliest]):
         raise EngineError(f"the model's logits for request {sequence.seq_id} are not finite.")
     if params.logprobs is None:
         return _choose(logits, likeliest, sequence, position), None
