@@ -19,7 +19,9 @@ class ExportConfig(Config):
         "int8", description="of the weights; auto: the fastest that keeps its limit"
     )
     block_size: Literal[32, 64] | None = Field(
-        None, description="weights that share a scale; absent: 32, and auto tries int4 with both"
+        None,
+        description="weights that share a scale; absent: 32. With 64, answers of int4 depend on "
+        "what else is in the batch",
     )
     cache: Literal["fp32", "int8", "auto"] = Field(
         "auto",

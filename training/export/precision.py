@@ -40,18 +40,19 @@ FP32 = WeightFormat("fp32")
 def wanted_weights(config: ExportConfig, architecture: Architecture) -> list[WeightFormat]:
     """The formats to measure: the one that is asked for, or with `auto` all that the widths allow.
 
+    Not int4 in blocks of 64, unless these are asked for: ONNX Runtime multiplies the last odd row
+    of a step by another kernel there, so that an answer depends on what else is in its batch.
+
     Raises:
         ArtifactError: a width does not divide into the blocks that are asked for.
     """
-    sizes = [config.block_size] if config.block_size else [BLOCK_SIZE, 2 * BLOCK_SIZE]
+    size = config.block_size or BLOCK_SIZE
     if config.precision == "fp32":
         return [FP32]
     if config.precision != "auto":
-        chosen = WeightFormat(config.precision, sizes[0])
-        check_widths(architecture, chosen.precision, sizes[0])
-        return [chosen]
-    every = [FP32, WeightFormat("int8", sizes[0])]
-    every += [WeightFormat("int4", size) for size in sizes]
+        check_widths(architecture, config.precision, size)
+        return [WeightFormat(config.precision, size)]
+    every = [FP32, WeightFormat("int8", size), WeightFormat("int4", size)]
     return [chosen for chosen in every if _fits(architecture, chosen)]
 
 

@@ -101,10 +101,7 @@ def test_choose_without_speeds_takes_the_smallest_cache() -> None:
         ({"precision": "fp32"}, [FP32]),
         ({"precision": "int8"}, [INT8]),
         ({"precision": "int4", "block_size": 64}, [WeightFormat("int4", 64)]),
-        (
-            {"precision": "auto"},
-            [FP32, INT8, WeightFormat("int4", 32), WeightFormat("int4", 64)],
-        ),
+        ({"precision": "auto"}, [FP32, INT8, WeightFormat("int4", 32)]),
         (
             {"precision": "auto", "block_size": 64},
             [FP32, WeightFormat("int8", 64), WeightFormat("int4", 64)],
@@ -120,9 +117,9 @@ def test_wanted_weights(
 def test_wanted_weights_of_auto_leaves_out_blocks_that_do_not_fit(
     architecture: Architecture,
 ) -> None:
-    config = ExportConfig(precision="auto")
+    config = ExportConfig(precision="auto", block_size=64)
 
-    assert wanted_weights(config, architecture) == [FP32, INT8, WeightFormat("int4", 32)]
+    assert wanted_weights(config, architecture) == [FP32]
 
 
 def test_wanted_weights_refuses_blocks_that_do_not_fit(architecture: Architecture) -> None:
