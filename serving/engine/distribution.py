@@ -113,8 +113,8 @@ def _draw_from_top_p(weights: Logits, params: SamplingParams, seed: int, positio
 
     A token is kept when those before it, by falling weight and rising id, hold less than top_p.
     One that is not tells where the kept ones are to be found, so that few draws are ever needed:
-    1.1 on average for 0.9, 3.3 for 0.1. Drawing again leaves the distribution what it is. Those
-    before the token, or those from it on, are added up until it is known: for 0.95 a fifth of them.
+    1.1 on average for 0.9, 3.3 for 0.1. Drawing again leaves the distribution what it is. Added up
+    are those before the token or those from it on, whichever of the two decides sooner.
     """
     tokens: NDArray[np.intp] | None = None
     mass = None
@@ -132,9 +132,9 @@ def _draw_from_top_p(weights: Logits, params: SamplingParams, seed: int, positio
         inside = params.top_p * mass
         beyond = total - inside
         if beyond < inside:
-            is_kept = _hold_more(weights, ~is_before, beyond)
+            is_kept = _exceed(weights, ~is_before, beyond)
         else:
-            is_kept = not _hold_more(weights, is_before, math.nextafter(inside, 0))
+            is_kept = not _exceed(weights, is_before, math.nextafter(inside, 0))
         if is_kept:
             return choice if tokens is None else int(tokens[choice])
         before = np.flatnonzero(is_before)
@@ -143,8 +143,8 @@ def _draw_from_top_p(weights: Logits, params: SamplingParams, seed: int, positio
         attempt += 1
 
 
-def _hold_more(weights: Logits, mask: NDArray[np.bool_], bound: float) -> bool:
-    """Whether the masked weights add up to more than a bound. Reads on only until it knows."""
+def _exceed(weights: Logits, mask: NDArray[np.bool_], bound: float) -> bool:
+    """Whether the masked weights add up to more than a bound; reads no further than to know it."""
     held = 0.0
     for start in range(0, weights.size, _BLOCK):
         block = slice(start, start + _BLOCK)
