@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -73,38 +72,22 @@ class Speeds:
         return statistics.fmean(self.pressures) if self.pressures else None
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """All rounds over one precision.
-
-    Attributes:
-        speeds: by number of rows.
-        limits: of the machine, in every round.
-    """
-
-    speeds: dict[int, Speeds]
-    limits: list[MachineLimits]
-
-
 def measure(
-    sides: dict[str, Side],
-    plan: Plan,
-    read_limits: Callable[[], MachineLimits],
-    advance: Callable[[], None],
-) -> Measured:
+    sides: dict[str, Side], plan: Plan, limits: MachineLimits, advance: Callable[[], None]
+) -> dict[int, Speeds]:
     """Run all rounds over one precision.
 
     Args:
         sides: loaded, by name, in the order in which they take turns.
         plan: what to measure.
-        read_limits: measures the machine, whose neighbours come and go.
+        limits: measured again in every round.
         advance: called after each measurement.
     """
     random = np.random.default_rng(0)
-    result = Measured({rows: Speeds() for rows in plan.rows}, [])
+    result = {rows: Speeds() for rows in plan.rows}
     for _ in range(plan.rounds):
-        result.limits.append(read_limits())
-        for rows, speeds in result.speeds.items():
+        limits.measure(plan.config.threads)
+        for rows, speeds in result.items():
             # New prompts every time, so that no cached prefix helps.
             size = (max(rows, 1), PREFILL_TOKENS if rows == PREFILL else PROMPT_TOKENS)
             prompts = random.integers(3, plan.shape.vocab_size, size).tolist()
@@ -120,11 +103,11 @@ def measure(
 
 
 def against_peers(
-    name: str, precision: Precision, sides: dict[str, Side], measured: Measured
+    name: str, precision: Precision, sides: dict[str, Side], measured: dict[int, Speeds]
 ) -> list[Result]:
     """One line per peer and number of rows; one without a peer where there is none."""
     results = []
-    for rows, speeds in measured.speeds.items():
+    for rows, speeds in measured.items():
         what = f"{name} {_phase(rows)}"
         ours = speeds.of[OURS]
         peers = [peer for peer in sides if peer != OURS]
@@ -151,32 +134,38 @@ def _phase(rows: int) -> str:
 def against_machine(
     name: str,
     precision: Precision,
-    measured: Measured,
+    measured: dict[int, Speeds],
+    limits: MachineLimits,
     *,
     weight_bytes: int,
     linear_parameters: int,
 ) -> list[Result]:
     """Shares of what the machine can do: a stream reads every weight once a token."""
-    bandwidth = [limits.bytes_per_second / weight_bytes for limits in measured.limits]
-    multiplications = [limits.flops / (2 * linear_parameters) for limits in measured.limits]
-    return [
-        Result.of_rounds(
-            f"{name} {_phase(rows)} / {limit}",
-            "tokens/s",
-            measured.speeds[rows].of[OURS],
-            tokens_per_second,
-            target,
-            cpu_pressure=measured.speeds[rows].pressure,
+    results = []
+    if 1 in measured:
+        tokens_per_second = limits.bytes_per_second / weight_bytes
+        shares = [speed / tokens_per_second for speed in measured[1].of[OURS]]
+        results.append(
+            Result.of_values(
+                f"{name} single stream, share of the weights' bandwidth limit",
+                "share",
+                shares,
+                at_least=precision.bandwidth_target,
+                cpu_pressure=measured[1].pressure,
+            )
         )
-        for rows, limit, tokens_per_second, target in (
-            (1, "limit of the memory's bandwidth", bandwidth, precision.bandwidth_target),
-            (PREFILL, "limit of fp32 multiplications", multiplications, None),
-        )
-        if rows in measured.speeds
-    ]
+    if PREFILL in measured:
+        tokens_per_second = limits.flops / (2 * linear_parameters)
+        shares = [speed / tokens_per_second for speed in measured[PREFILL].of[OURS]]
+        title = f"{name} prefill, share of the fp32 multiplication peak"
+        pressure = measured[PREFILL].pressure
+        results.append(Result.of_values(title, "share", shares, cpu_pressure=pressure))
+    return results
 
 
-def compare(name: str, checkpoint: Path, plan: Plan, progress: Progress) -> list[Result]:
+def compare(
+    name: str, checkpoint: Path, plan: Plan, limits: MachineLimits, progress: Progress
+) -> list[Result]:
     """Load one precision on all sides, measure it and let it go."""
     precision = PRECISIONS[name]
     peers = precision.peers(plan.peers, checkpoint, plan.config.threads)
@@ -187,12 +176,12 @@ def compare(name: str, checkpoint: Path, plan: Plan, progress: Progress) -> list
         sides: dict[str, Side] = {OURS: ours, **loaded}
         total = plan.rounds * len(plan.rows) * len(sides)
         bar = progress.add_task(f"{name}: {', '.join(sides)}", total=total)
-        read_limits = partial(MachineLimits.measure, plan.config.threads)
-        measured = measure(sides, plan, read_limits, lambda: progress.advance(bar))
+        measured = measure(sides, plan, limits, lambda: progress.advance(bar))
         return against_peers(name, precision, sides, measured) + against_machine(
             name,
             precision,
             measured,
+            limits,
             weight_bytes=ours.weight_bytes,
             linear_parameters=plan.shape.linear_parameters,
         )
@@ -255,16 +244,19 @@ def main() -> None:
         Progress(console=Console(stderr=True), transient=True) as progress,
     ):
         checkpoint = make_checkpoint(Path(folder) / "checkpoint", plan.shape)
+        limits = MachineLimits()
         results = [
             result
             for name in arguments.precision or (QUICK if quick else COMPARED)
-            for result in compare(name, checkpoint, plan, progress)
+            for result in compare(name, checkpoint, plan, limits, progress)
         ]
     settings = {
         "threads": plan.config.threads,
         "engine.allow_spinning": arguments.spinning,
         "rounds": plan.rounds,
         "tokens per row": f"{PROMPT_TOKENS} + {plan.tokens}, prefill {PREFILL_TOKENS}",
+        "memory read, GB/s": limits.bytes_per_second / 1e9,
+        "fp32 multiplication peak, GFLOP/s": limits.flops / 1e9,
     }
     publish("engine", results, arguments, pressure.read(), settings)
 

@@ -1,6 +1,7 @@
 """What the machine itself can do: memory bandwidth, and multiplications of large matrices.
 
-Measured in the run that quotes them, in the best of several tries: a limit, not an average.
+Measured in the run that quotes them, again and again, and the best is kept: a limit, not an
+average, and a neighbour can only lower what is found.
 """
 
 import time
@@ -18,22 +19,22 @@ _MATRIX = 2_048
 _TRIES = 8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class MachineLimits:
-    """Upper bounds of one machine.
+    """Upper bounds of one machine, as far as they are known.
 
     Attributes:
         bytes_per_second: read from memory.
         flops: single-precision operations per second, a multiplication and an addition being two.
     """
 
-    bytes_per_second: float
-    flops: float
+    bytes_per_second: float = 0.0
+    flops: float = 0.0
 
-    @classmethod
-    def measure(cls, threads: int) -> "MachineLimits":
-        """Measure with so many threads; takes a few seconds."""
-        return cls(_read_speed(threads), _gemm_speed(threads))
+    def measure(self, threads: int) -> None:
+        """Raise the limits to what so many threads reach now; takes a second."""
+        self.bytes_per_second = max(self.bytes_per_second, _read_speed(threads))
+        self.flops = max(self.flops, _gemm_speed(threads))
 
 
 def _read_speed(threads: int) -> float:

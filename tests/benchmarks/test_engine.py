@@ -21,7 +21,6 @@ from benchmarks.report import Result
 from benchmarks.side import Prompts, Side
 from serving.engine.config import EngineConfig
 
-LIMITS = MachineLimits(bytes_per_second=6_000.0, flops=24_000.0)
 PLAN = Plan(rounds=3, tokens=4, rows=(1, 8, PREFILL), peers=(), shape=TINY, config=EngineConfig())
 
 
@@ -60,7 +59,7 @@ def results(precision: Precision) -> tuple[list[str], list[ScriptedSide], list[R
     turns: list[str] = []
     ours, peer = ScriptedSide("ours", 30.0, turns), ScriptedSide("peer 1.0", 20.0, turns)
     sides: dict[str, Side] = {OURS: ours, "llama.cpp": peer}
-    measured = measure(sides, PLAN, lambda: LIMITS, lambda: None)
+    measured = measure(sides, PLAN, MachineLimits(), lambda: None)
     return turns, [ours, peer], against_peers("fp32", precision, sides, measured)
 
 
@@ -88,7 +87,7 @@ def test_every_peer_and_number_of_rows_has_a_line_with_its_target() -> None:
 
 def test_without_peers_our_own_figures_remain() -> None:
     side = ScriptedSide("ours", 30.0, [])
-    measured = measure({OURS: side}, PLAN, lambda: LIMITS, lambda: None)
+    measured = measure({OURS: side}, PLAN, MachineLimits(), lambda: None)
     lines = against_peers("fp32", PRECISIONS["fp32"], {OURS: side}, measured)
     assert [(line.name, line.peer) for line in lines] == [
         ("fp32 decode, 1 row", None),
@@ -99,17 +98,18 @@ def test_without_peers_our_own_figures_remain() -> None:
 
 def test_shares_of_the_machine_use_the_bytes_and_operations_of_a_token() -> None:
     side = ScriptedSide("ours", 30.0, [])
-    measured = measure({OURS: side}, PLAN, lambda: LIMITS, lambda: None)
+    measured = measure({OURS: side}, PLAN, MachineLimits(), lambda: None)
     shares = against_machine(
         "fp32",
         Precision({}, bandwidth_target=0.5),
         measured,
+        MachineLimits(bytes_per_second=6_000.0, flops=24_000.0),
         weight_bytes=100,  # a limit of 60 tokens/s
         linear_parameters=20,  # a limit of 600 tokens/s
     )
-    assert [(share.peer, share.ratio, share.target, share.ok) for share in shares] == [
-        (60, 0.5, 0.5, True),
-        (600, 0.5, None, None),
+    assert [(share.value, share.target, share.ok) for share in shares] == [
+        (0.5, 0.5, True),
+        (0.5, None, None),
     ]
 
 
