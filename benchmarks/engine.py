@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -135,10 +136,9 @@ def against_machine(
     name: str,
     precision: Precision,
     measured: dict[int, Speeds],
-    limits: MachineLimits,
-    *,
     weight_bytes: int,
     linear_parameters: int,
+    limits: MachineLimits,
 ) -> list[Result]:
     """Shares of what the machine can do: a stream reads every weight once a token."""
     results = []
@@ -165,8 +165,13 @@ def against_machine(
 
 def compare(
     name: str, checkpoint: Path, plan: Plan, limits: MachineLimits, progress: Progress
-) -> list[Result]:
-    """Load one precision on all sides, measure it and let it go."""
+) -> tuple[list[Result], Callable[[MachineLimits], list[Result]]]:
+    """Load one precision on all sides, measure it and let it go.
+
+    Returns:
+        The lines beside the peers, and what makes those beside the machine of its limits, which
+        are not known before the last round of all.
+    """
     precision = PRECISIONS[name]
     peers = precision.peers(plan.peers, checkpoint, plan.config.threads)
     with ExitStack() as stack:
@@ -177,14 +182,9 @@ def compare(
         total = plan.rounds * len(plan.rows) * len(sides)
         bar = progress.add_task(f"{name}: {', '.join(sides)}", total=total)
         measured = measure(sides, plan, limits, lambda: progress.advance(bar))
-        return against_peers(name, precision, sides, measured) + against_machine(
-            name,
-            precision,
-            measured,
-            limits,
-            weight_bytes=ours.weight_bytes,
-            linear_parameters=plan.shape.linear_parameters,
-        )
+    parameters = plan.shape.linear_parameters
+    shares = partial(against_machine, name, precision, measured, ours.weight_bytes, parameters)
+    return against_peers(name, precision, sides, measured), shares
 
 
 def names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
@@ -245,11 +245,11 @@ def main() -> None:
     ):
         checkpoint = make_checkpoint(Path(folder) / "checkpoint", plan.shape)
         limits = MachineLimits()
-        results = [
-            result
+        compared = [
+            compare(name, checkpoint, plan, limits, progress)
             for name in arguments.precision or (QUICK if quick else COMPARED)
-            for result in compare(name, checkpoint, plan, limits, progress)
         ]
+    results = [line for lines, shares in compared for line in (*lines, *shares(limits))]
     settings = {
         "threads": plan.config.threads,
         "engine.allow_spinning": arguments.spinning,

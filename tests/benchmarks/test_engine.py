@@ -103,9 +103,9 @@ def test_shares_of_the_machine_use_the_bytes_and_operations_of_a_token() -> None
         "fp32",
         Precision({}, bandwidth_target=0.5),
         measured,
-        MachineLimits(bytes_per_second=6_000.0, flops=24_000.0),
         weight_bytes=100,  # a limit of 60 tokens/s
         linear_parameters=20,  # a limit of 600 tokens/s
+        limits=MachineLimits(bytes_per_second=6_000.0, flops=24_000.0),
     )
     assert [(share.value, share.target, share.ok) for share in shares] == [
         (0.5, 0.5, True),
