@@ -325,7 +325,9 @@ def test_version_that_does_not_fit_is_refused_with_the_numbers(filled):
             for text in ("memory needed", "swap failed")
         )
         assert re.search(r"weights_mib=\d+ cache_mib=\d+ .* free_mib=1$", needed)
-        assert re.search(r"needs \d+ MiB for weights and \d+ MiB for the cache", refused)
+        assert re.search(
+            r"needs \d+ MiB for weights, \d+ MiB for attention and \d+ MiB for the cache", refused
+        )
         assert service.log.index("memory needed") < service.log.index("swap failed")
         reply = httpx.post(
             f"{service.url}/v1/completions", json={"model": "everloop", "prompt": "x"}
