@@ -100,15 +100,13 @@ class _ByteStream:
 
     def __init__(self, vocabulary: Vocabulary, is_beginning: bool) -> None:
         self._vocabulary = vocabulary
-        self._begun = b""  # of a character that is not whole
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._drops_space = is_beginning and vocabulary.drops_first_space
 
     def add(self, token_id: int) -> str:
         if self._vocabulary.is_special(token_id):
             return ""
-        read = self._begun + self._vocabulary.bytes_of(token_id)
-        text, size = codecs.utf_8_decode(read, "replace")
-        self._begun = read[size:]
+        text = self._decoder.decode(self._vocabulary.bytes_of(token_id))
         if self._drops_space and text:
             self._drops_space = False
             return text.removeprefix(" ")

@@ -208,10 +208,6 @@ class Held(SilentObserver):
             self._steps_left = steps + 1
             self._go.set()
 
-    def hold(self) -> None:
-        """Stand still in the next step."""
-        self.hold_in(0)
-
     def let_go(self) -> None:
         """Go on, or do not stand still at all: the engine may have had less to do than that."""
         with self._lock:

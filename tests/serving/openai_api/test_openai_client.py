@@ -273,7 +273,7 @@ def test_nothing_that_a_client_sends_is_in_the_metrics(ai, server):
 
 def test_full_queue_is_a_rate_limit(ai, server):
     """Two run, two wait; what comes then is refused and told when to come back."""
-    server.metrics.held.hold()
+    server.metrics.held.hold_in(0)
     asking = [threading.Thread(target=ask, args=(ai,)) for _ in range(4)]
     for thread in asking:
         thread.start()
