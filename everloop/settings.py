@@ -6,12 +6,13 @@ files and nothing is ignored.
 """
 
 import difflib
+import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from everloop.errors import ConfigError
@@ -28,14 +29,26 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+def _default_cache() -> Path:
+    """The user's cache folder. Source: XDG Base Directory Specification 0.8."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    folder = Path(given) if Path(given).is_absolute() else Path("~/.cache").expanduser()
+    return folder / "everloop"
+
+
 class Settings(BaseSettings):
-    """What the environment says: `EVERLOOP_HOME`, `EVERLOOP_DATABASE_URL`, `EVERLOOP_LOG_LEVEL`."""
+    """What the environment says.
+
+    `EVERLOOP_HOME`, `EVERLOOP_DATABASE_URL`, `EVERLOOP_LOG_LEVEL`, and `EVERLOOP_CACHE_FOLDER`:
+    where what was measured of this machine is remembered, for all homes.
+    """
 
     model_config = SettingsConfigDict(env_prefix="EVERLOOP_")
 
     home: Path = Path(".everloop")
     database_url: str | None = None
     log_level: str = "INFO"
+    cache_folder: Path = Field(default_factory=_default_cache)
 
 
 @dataclass(frozen=True, slots=True)
