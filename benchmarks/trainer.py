@@ -21,6 +21,7 @@ from everloop.progress import progress_bar
 from training.config import ModelConfig, PretrainConfig, Size
 from training.cpu import autocast, training_session
 from training.models import build_model, learning_rates
+from training.numerics import DTYPES, choose_numerics
 from training.optimizer import make_optimizer
 from training.pretrain import pretrain
 from training.shards import TokenShard
@@ -85,7 +86,10 @@ class Bench:
         with training_session(self.threads):
             network = build_model(model, folder.vocab_size, folder.special, config.seed).train()
             rates = learning_rates(network.config.hidden_size, config)
-            optimizer = make_optimizer(network, rates, config.weight_decay)
+            numerics = choose_numerics("cpu")
+            optimizer = make_optimizer(
+                network, rates, config.weight_decay, muon_dtype=DTYPES[numerics.muon]
+            )
             started = 0.0
             for step in range(self.steps + WARM_UP):
                 examples = [windows[step * rows + row] for row in range(rows)]
@@ -93,7 +97,7 @@ class Bench:
                     name: torch.from_numpy(np.stack([example[name] for example in examples]))
                     for name in examples[0]
                 }
-                with autocast():
+                with autocast(DTYPES[numerics.products]):
                     loss = network(**batch, use_cache=False).loss
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip)

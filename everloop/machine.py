@@ -5,7 +5,7 @@ import platform
 from pathlib import Path
 
 import psutil
-from numpy._core import _multiarray_umath
+from numpy._core import _multiarray_umath  # type: ignore[attr-defined]
 
 _CPUINFO = Path("/proc/cpuinfo")
 # Those that decide which kernels a product gets, as numpy names them.

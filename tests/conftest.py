@@ -1,6 +1,8 @@
 """What every test gets: a private home folder, and none of the developer's settings."""
 
+import getpass
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,13 +16,16 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
     OMP_WAIT_POLICY="passive",
     TOKENIZERS_PARALLELISM="false",
+    # Apart from the developer's; kept between runs, so that the machine is measured once.
+    EVERLOOP_CACHE_FOLDER=str(Path(tempfile.gettempdir()) / f"everloop-tests-{getpass.getuser()}"),
 )
+KEPT = {"EVERLOOP_CACHE_FOLDER"}
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith("EVERLOOP_") or name == "BENTOML_HOME":
+        if (name.startswith("EVERLOOP_") and name not in KEPT) or name == "BENTOML_HOME":
             monkeypatch.delenv(name)
 
 

@@ -66,7 +66,11 @@ ALLOWED = {
 
 # Libraries that only the named places may import.
 RESERVED = {
-    "onnxruntime": ("serving.engine.model_runner", "training.export"),
+    "onnxruntime": (
+        "serving.engine.model_runner",
+        "serving.engine.product_speed",
+        "training.export",
+    ),
     "evidently": ("monitoring.drift",),
     "llguidance": ("serving.engine.structured_output",),
 }

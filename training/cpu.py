@@ -1,4 +1,4 @@
-"""The machine while a run lasts: threads, number format and allocator of the CPU."""
+"""The machine while a run lasts: threads, number format of products and allocator of the CPU."""
 
 import ctypes
 import platform
@@ -38,20 +38,14 @@ def training_session(num_threads: int | None) -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def autocast(device: str = "cpu") -> AbstractContextManager[Any]:
-    """bf16 matrix products on processors that have them (AVX512-BF16, AMX, GPUs); fp32 elsewhere.
+def autocast(products: torch.dtype, device: str = "cpu") -> AbstractContextManager[Any]:
+    """Compute matrix products in a format; weights and sums stay fp32.
 
     Args:
+        products: float32 or bfloat16.
         device: cpu or cuda.
     """
-    return torch.autocast(device, torch.bfloat16, enabled=has_bf16(device))
-
-
-def has_bf16(device: str = "cpu") -> bool:
-    """Whether the processor computes in bf16 rather than imitating it."""
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.autocast(device, torch.bfloat16, enabled=products == torch.bfloat16)
 
 
 @contextmanager

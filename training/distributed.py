@@ -6,12 +6,17 @@ DDP. Nothing here is needed, or done, in a process that trains alone.
 
 import os
 import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import distributed
+from torch.distributed.tensor import DTensor
 
 from everloop.errors import ConfigError
 from training.config import OptimizerConfig
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -59,6 +64,45 @@ def mean_over_processes(value: float) -> float:
     total = torch.tensor([value], dtype=torch.float64, device=_device())
     distributed.all_reduce(total)
     return total.item() / world_size()
+
+
+def from_main_process(value: Callable[[], T]) -> T:
+    """What the main process finds, in all of them; it alone looks."""
+    if world_size() == 1 or not distributed.is_initialized():
+        return value()
+    found = [value() if is_main_process() else None]
+    distributed.broadcast_object_list(found, src=0, device=torch.device(_device()))
+    return found[0]  # type: ignore[return-value]
+
+
+def share_work(
+    tensors: Sequence[torch.Tensor],
+    work: Callable[[torch.Tensor], torch.Tensor],
+    dtype: torch.dtype,
+) -> list[torch.Tensor]:
+    """Do the same work on every tensor: of n processes each does every n-th and sends the result.
+
+    All processes end with the same bits. Tensors that are sharded over the processes (FSDP) are
+    worked on by all.
+
+    Args:
+        tensors: the same ones in all processes.
+        work: keeps the shape.
+        dtype: of its results.
+    """
+    size = world_size() if distributed.is_initialized() else 1
+    if size == 1 or any(isinstance(tensor, DTensor) for tensor in tensors):
+        return [work(tensor) for tensor in tensors]
+    rank = distributed.get_rank()
+    results = [
+        work(tensor).contiguous()
+        if index % size == rank
+        else torch.empty(tensor.shape, dtype=dtype, device=tensor.device)
+        for index, tensor in enumerate(tensors)
+    ]
+    for index, result in enumerate(results):
+        distributed.broadcast(result, src=index % size)
+    return results
 
 
 class SharedClock:

@@ -1,4 +1,4 @@
-"""The optimizers: Muon with AdamW, AdamW alone, SGD; all are torch's own.
+"""The optimizers: Muon with AdamW, AdamW alone, SGD; all are torch's, Muon in a format of choice.
 
 Weight decay acts on the matrices inside layers; embeddings, head, norms and biases go without. Muon
 with AdamW is one object, because a trainer saves, restores and schedules exactly one.
@@ -12,9 +12,10 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.optim import SGD, AdamW, Muon, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
 from training.models import LearningRates
+from training.muon import Muon
 
 # Embeddings and heads as transformers' architectures name them.
 _AROUND_LAYERS = re.compile(r"embed|lm_head|\b(wte|wpe)\b")
@@ -26,6 +27,7 @@ class MuonAdamW(Optimizer):
     Args:
         matrices: 2-D weights inside layers, for Muon.
         others: embeddings, head and norms, for AdamW, without weight decay.
+        muon_dtype: in which Muon makes its updates orthogonal.
     """
 
     def __init__(
@@ -36,9 +38,15 @@ class MuonAdamW(Optimizer):
         muon_learning_rate: float,
         adamw_learning_rate: float,
         weight_decay: float,
+        muon_dtype: torch.dtype = torch.float32,
     ) -> None:
         self._muon = Muon(
-            matrices, lr=muon_learning_rate, weight_decay=weight_decay, momentum=0.95, nesterov=True
+            matrices,
+            dtype=muon_dtype,
+            lr=muon_learning_rate,
+            weight_decay=weight_decay,
+            momentum=0.95,
+            nesterov=True,
         )
         self._adamw = AdamW(
             others, lr=adamw_learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True
@@ -71,7 +79,12 @@ class MuonAdamW(Optimizer):
         self._muon.state = self._adamw.state = self.state
 
 
-def make_optimizer(model: nn.Module, rates: LearningRates, weight_decay: float) -> Optimizer:
+def make_optimizer(
+    model: nn.Module,
+    rates: LearningRates,
+    weight_decay: float,
+    muon_dtype: torch.dtype = torch.float32,
+) -> Optimizer:
     """Make the optimizer whose learning rates are given."""
     matrices, others = split_parameters(model)
     if rates.muon is not None and rates.adamw is not None:
@@ -81,6 +94,7 @@ def make_optimizer(model: nn.Module, rates: LearningRates, weight_decay: float) 
             muon_learning_rate=rates.muon,
             adamw_learning_rate=rates.adamw,
             weight_decay=weight_decay,
+            muon_dtype=muon_dtype,
         )
     groups = [
         {"params": matrices, "weight_decay": weight_decay},

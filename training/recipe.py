@@ -1,7 +1,7 @@
 """What all methods do alike on top of transformers' Trainer.
 
-The optimizer and a learning rate that follows the budget, bf16 where the processor computes in it,
-a stop when the loss diverges, states that are whole or not there. The loop is the Trainer's.
+The optimizer and a learning rate that follows the budget, the number formats of the run, a stop
+when the loss diverges, states that are whole or not there. The loop is the Trainer's.
 """
 
 import logging
@@ -30,11 +30,14 @@ from training.distributed import (
 )
 from training.guard import DivergedError, LossGuard
 from training.models import LearningRates
+from training.numerics import DTYPES, Numerics, settle_numerics
 from training.optimizer import make_optimizer
 from training.reporters import reporters
 from training.run_folder import RunFolder
 from training.schedule import Budget, learning_rate_scale
 from training.status import StatusCallback
+from training.step_speed import SlowStepCallback, step_work
+from training.torch_speed import torch_record
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +60,7 @@ class RecipeMixin:
     guard: LossGuard
     step_loss: float
     accelerator: Any
+    numerics = Numerics()  # until the run has settled its own
 
     def equip(
         self, recipe: OptimizerConfig, rates: LearningRates, budget: Budget, tokens_per_step: float
@@ -70,7 +74,10 @@ class RecipeMixin:
         """The optimizer of the recipe."""
         if self.optimizer is None:
             network = self.model if model is None else model
-            self.optimizer = make_optimizer(network, self.rates, self.recipe.weight_decay)
+            muon = DTYPES[self.numerics.muon]
+            self.optimizer = make_optimizer(
+                network, self.rates, self.recipe.weight_decay, muon_dtype=muon
+            )
         return self.optimizer
 
     def create_scheduler(
@@ -88,12 +95,12 @@ class RecipeMixin:
         return self.lr_scheduler
 
     def compute_loss_context_manager(self) -> ExitStack:
-        """Compute in bf16 where the processor does.
+        """Compute in the format of the run.
 
         Not through the Trainer's own switch: that one copies all logits to fp32 once more.
         """
         stack: ExitStack = super().compute_loss_context_manager()  # type: ignore[misc]
-        stack.enter_context(autocast(self.args.device.type))
+        stack.enter_context(autocast(DTYPES[self.numerics.products], self.args.device.type))
         return stack
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -222,7 +229,8 @@ def prepare(
     consumption: ConsumptionCallback,
     progress: Progress | None,
 ) -> None:
-    """Give a trainer its callbacks: budget, early stopping, and what shows how it is going."""
+    """Give a trainer its number formats, and its callbacks: budget, stopping, what shows it."""
+    trainer.numerics = settle_numerics(run, trainer.args.device.type)
     trainer.remove_callback(PrinterCallback)
     callbacks: list[TrainerCallback] = [
         BudgetCallback(trainer.budget),
@@ -235,6 +243,9 @@ def prepare(
             StatusCallback(run.path / "status.json", title, trainer.budget),
             *reporters(trainer.recipe, run.path),
         ]
+        speed = torch_record().torch if trainer.args.device.type == "cpu" else None
+        if speed is not None:
+            callbacks.append(SlowStepCallback(step_work(trainer, speed, world_size())))
         if progress is not None:
             callbacks.append(ProgressCallback(progress, title, trainer.budget))
     for callback in callbacks:

@@ -2,6 +2,7 @@
 
 run.lock              held while a process trains here
 run.json              the settings; a run is not continued under others
+numerics.json         the number formats that it computes in
 trainer/              saved states of an unfinished run
 history.jsonl         losses
 status.json           how far it is
@@ -34,6 +35,11 @@ class RunFolder:
     def history(self) -> Path:
         """Losses, one JSON object per line."""
         return self.path / "history.jsonl"
+
+    @property
+    def numerics(self) -> Path:
+        """The number formats that the run computes in, as one JSON object."""
+        return self.path / "numerics.json"
 
     @property
     def trainer(self) -> Path:

@@ -78,7 +78,7 @@ def carry_out(job: Job, run: Path, progress: Progress | None) -> Checkpoint:
             write_sidecar(
                 folder,
                 datasets=job.datasets,
-                config=job.settings,
+                config={**job.settings, **trainer.numerics.as_settings},
                 seed=config.seed,
                 parent=job.parent_tag,
                 metrics=metrics,

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -33,12 +34,12 @@ def measure_torch() -> TorchSpeed:
     left = torch.randn(_ROWS, _INNER, generator=generator)
     right = torch.randn(_COLUMNS, _INNER, generator=generator).T
     products: dict[str, Callable[[], object]] = {
-        "fp32": lambda a=left, b=right: a @ b,
-        "bf16": lambda a=left.bfloat16(), b=right.bfloat16(): a @ b,
+        "fp32": partial(torch.mm, left, right),
+        "bf16": partial(torch.mm, left.bfloat16(), right.bfloat16()),
     }
     if _has_int8_product():
         factors = (left * 30).to(torch.int8), (right * 30).to(torch.int8)
-        products["int8"] = lambda: torch._int_mm(*factors)
+        products["int8"] = partial(torch._int_mm, *factors)
     seconds: dict[str, list[float]] = {name: [] for name in products}
     with torch.inference_mode():
         for _ in range(_ROUNDS):

@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from training.cpu import autocast, has_bf16, training_session
+from training.cpu import autocast, training_session
 
 
 def test_training_session_sets_threads_and_restores_them() -> None:
@@ -16,7 +17,7 @@ def test_training_session_leaves_threads_alone() -> None:
         assert torch.get_num_threads() == before
 
 
-def test_autocast_multiplies_in_the_format_of_the_cpu() -> None:
-    expected = torch.bfloat16 if has_bf16() else torch.float32
-    with autocast():
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
+@pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])
+def test_autocast_multiplies_in_the_given_format(products: torch.dtype) -> None:
+    with autocast(products):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == products

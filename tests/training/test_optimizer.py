@@ -23,6 +23,7 @@ def _optimizer(model: nn.Module) -> MuonAdamW:
         muon_learning_rate=0.02,
         adamw_learning_rate=0.003,
         weight_decay=0.1,
+        muon_dtype=torch.bfloat16,
     )
 
 

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from training.config import PretrainConfig
 from training.models import LearningRates
+from training.numerics import Numerics
 from training.optimizer import MuonAdamW
 from training.recipe import RecipeMixin
 from training.run_folder import RunFolder
@@ -81,11 +82,11 @@ def test_missing_tied_head_is_no_warning(
     assert "model.norm.weight" in caplog.text
 
 
-def test_loss_is_computed_under_autocast(trainer: RecipeTrainer) -> None:
-    from training.cpu import has_bf16
-
+@pytest.mark.parametrize("products", ["fp32", "bf16"])
+def test_loss_is_computed_in_the_format_of_the_run(trainer: RecipeTrainer, products: str) -> None:
+    trainer.numerics = Numerics(products=products)
     with trainer.compute_loss_context_manager():
-        assert torch.is_autocast_enabled("cpu") == has_bf16()
+        assert torch.is_autocast_enabled("cpu") == (products == "bf16")
 
 
 def test_run_folder_decides_about_the_first_validation(tmp_path: Path) -> None:
