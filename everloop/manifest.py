@@ -80,10 +80,28 @@ class PrecisionReport(_Part):
     refusal: str | None = None
 
 
+class ParityReport(_Part):
+    """How far the fp32 graph is from the checkpoint in float64, over ragged batches.
+
+    Distances are root mean squares over the vocabulary, in logits, at the position where the graph
+    is furthest away for its allowance.
+
+    Attributes:
+        ratio: of the two distances.
+        graph_distance: of the graph.
+        torch_distance: of torch's own float32 at that position or on average, whichever is more.
+    """
+
+    ratio: float
+    graph_distance: float
+    torch_distance: float
+
+
 class ExportReport(_Part):
     """What the export measured. Losses are nats per token over the same validation windows."""
 
-    max_abs_logit_diff: float  # fp32 graph against torch, over ragged batches
+    parity: ParityReport | None = None  # absent in versions of before
+    max_abs_logit_diff: float | None = None  # fp32 graph against torch; of versions of before only
     val_loss_fp32: float
     val_loss: float  # of this version's own precision
     val_bpb: float  # bits per byte, of this version

@@ -212,11 +212,11 @@ class _Round:
             for version in (self._champion, candidate)
         )
         report = candidate.manifest.export
-        limit = self._run.table("export", ExportConfig).max_fp32_diff
+        limit = self._run.table("export", ExportConfig).max_parity_ratio
         evidence = GateEvidence(
             champion=champion,
             candidate=measured,
-            parity_ok=report.max_abs_logit_diff <= limit,
+            parity_ok=report.parity is not None and report.parity.ratio <= limit,
             val_loss=report.val_loss,
         )
         verdict = judge(evidence, self._run.table("gate", GateConfig))

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from everloop.manifest import DatasetRef, ExportReport, Lineage, Manifest, SpecialTokens
+from everloop.manifest import (
+    DatasetRef,
+    ExportReport,
+    Lineage,
+    Manifest,
+    ParityReport,
+    SpecialTokens,
+)
 from everloop.records import DatasetRow, Feedback, Interaction, Message, Source, content_hash
 from everloop.registry import ModelVersion
 from feedback.store import Store, open_store
@@ -123,7 +130,7 @@ def version() -> Callable[..., ModelVersion]:
             state=(),
             weight_precision="int8",
             export=ExportReport(
-                max_abs_logit_diff=1e-6,
+                parity=ParityReport(ratio=1.5, graph_distance=3e-6, torch_distance=2e-6),
                 val_loss_fp32=2.0,
                 val_loss=2.01,
                 val_bpb=1.1,

@@ -103,7 +103,7 @@ class GraphExport:
         caches = wanted_caches(self.config, self.architecture)
         parameters, graph = self._write(scratch, FP32)
         session = open_session(graph)
-        difference = check_parity(self.checkpoint, session, self.max_model_len, self.config)
+        parity = check_parity(self.checkpoint, session, self.max_model_len, self.config)
         scales = calibrate_cache(session, self.calibration) if "int8" in caches else {}
         del session  # each graph takes its memory alone
         moments = InputMoments(graph, self.calibration)
@@ -120,7 +120,7 @@ class GraphExport:
         kept = choose([one.report for one in measured])
         _move(next(one.graph for one in measured if one.report is kept), folder)
         report = ExportReport(
-            max_abs_logit_diff=difference,
+            parity=parity,
             val_loss_fp32=loss_fp32,
             val_loss=kept.val_loss,
             val_bpb=kept.val_loss / math.log(2) / self.bytes_per_token,

@@ -5,32 +5,35 @@ from pathlib import Path
 import onnxruntime as ort
 
 from everloop.errors import RefusedError
+from everloop.manifest import ParityReport
 from training.export.config import ExportConfig
-from training.export.parity import max_abs_logit_diff
+from training.export.parity import measure_parity
 from training.export.precision import WeightFormat
 from training.pretrained import load_model
 
 
 def check_parity(
     checkpoint: Path, session: ort.InferenceSession, max_model_len: int, config: ExportConfig
-) -> float:
-    """Compare the fp32 graph with torch; give the largest difference of a logit.
+) -> ParityReport:
+    """Compare the fp32 graph with torch.
 
     Raises:
-        RefusedError: it exceeds the limit.
+        RefusedError: it is further from float64 than float32 explains.
     """
-    difference = max_abs_logit_diff(
+    parity = measure_parity(
         load_model(checkpoint, attn_implementation="eager"),
         session,
         max_model_len=max_model_len,
         max_query_len=config.max_query_len,
     )
-    if not difference <= config.max_fp32_diff:
+    if not parity.ratio <= config.max_parity_ratio:  # true for a ratio that is no number
         raise RefusedError(
-            f"{checkpoint}: the fp32 graph differs from torch by {difference:.2e} in a "
-            f"logit, the limit is {config.max_fp32_diff:.2e} (export.max_fp32_diff)."
+            f"{checkpoint}: the fp32 graph is {parity.graph_distance:.2e} away from float64 in "
+            f"the logits of a position, where torch's float32 may be {parity.torch_distance:.2e} "
+            f"away: {parity.ratio:.1f} times as far, the limit is {config.max_parity_ratio:g} "
+            "(export.max_parity_ratio). The graph does not compute what the checkpoint does."
         )
-    return difference
+    return parity
 
 
 def weights_refusal(

@@ -1,5 +1,6 @@
 """Tiny checkpoints and versions, made once: tests read them and never write into them."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,3 +66,12 @@ def windows() -> np.ndarray:
 def tokens() -> list[int]:
     """Sixty random tokens."""
     return np.random.default_rng(11).integers(3, VOCAB_SIZE, 60).tolist()
+
+
+@pytest.fixture(scope="session")
+def real_checkpoint() -> Path:
+    """SmolLM2-135M-Instruct as a Hugging Face folder, which SMOLLM2_CHECKPOINT names."""
+    folder = os.environ.get("SMOLLM2_CHECKPOINT")
+    if not folder:
+        pytest.skip("SMOLLM2_CHECKPOINT names no Hugging Face folder of SmolLM2-135M-Instruct")
+    return Path(folder)

@@ -8,10 +8,21 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from tests.tiny_model import FAMILIES, LLAMA3_ROPE, make_tiny_checkpoint
-from training.export.parity import max_abs_logit_diff, parity_steps
+from training.export.config import ExportConfig
+from training.export.parity import measure_parity, parity_steps
 from training.pretrained import load_model
 
-LIMIT = 1e-4  # export.max_fp32_diff
+LIMIT = ExportConfig().max_parity_ratio
+FAULTS = [
+    "model.embed_tokens",
+    "model.layers.0.self_attn.q_proj",
+    "model.layers.1.self_attn.k_proj",
+    "model.layers.0.self_attn.v_proj",
+    "model.layers.1.self_attn.o_proj",
+    "model.layers.1.mlp.gate_proj",
+    "model.layers.0.mlp.up_proj",
+    "model.layers.1.mlp.down_proj",
+]
 YARN_ROPE = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0}
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 2.0}
 DYNAMIC_ROPE = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
@@ -88,20 +99,22 @@ def load(checkpoint: Path) -> PreTrainedModel:
     return load_model(checkpoint, attn_implementation="eager")
 
 
-def variant_difference(
+def ratio(model: PreTrainedModel, session: ort.InferenceSession, max_model_len: int = 128) -> float:
+    return measure_parity(model, session, max_model_len=max_model_len, max_query_len=32).ratio
+
+
+def variant_ratio(
     tmp_path: Path, build: Callable[..., ort.InferenceSession], **settings: object
 ) -> float:
     checkpoint = make_tiny_checkpoint(tmp_path, **settings)
-    return max_abs_logit_diff(
-        load(checkpoint), build(checkpoint), max_model_len=128, max_query_len=32
-    )
+    return ratio(load(checkpoint), build(checkpoint))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_graph_agrees_with_torch_in_every_order(
     tmp_path: Path, build: Callable[..., ort.InferenceSession], family: str
 ) -> None:
-    assert variant_difference(tmp_path, build, family=family) < LIMIT
+    assert variant_ratio(tmp_path, build, family=family) < LIMIT
 
 
 @pytest.mark.slow
@@ -109,7 +122,7 @@ def test_graph_agrees_with_torch_in_every_order(
 def test_graph_of_other_settings_agrees_with_torch(
     tmp_path: Path, build: Callable[..., ort.InferenceSession], variant: str
 ) -> None:
-    assert variant_difference(tmp_path, build, **VARIANTS[variant]) < LIMIT
+    assert variant_ratio(tmp_path, build, **VARIANTS[variant]) < LIMIT
 
 
 @pytest.mark.parametrize(
@@ -131,7 +144,42 @@ def test_parity_shows_another_setting(
     session = build(make_tiny_checkpoint(tmp_path / "graph", family=family))
     model = load(make_tiny_checkpoint(tmp_path / "torch", family=family, **settings))
 
-    assert max_abs_logit_diff(model, session, max_model_len=128, max_query_len=32) > 1e-3
+    assert ratio(model, session) > 10 * LIMIT
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+@pytest.mark.parametrize("matrix", FAULTS)
+def test_parity_shows_a_matrix_that_is_wrong_by_one_percent(
+    tmp_path: Path, build: Callable[..., ort.InferenceSession], matrix: str, is_whole: bool
+) -> None:
+    checkpoint = make_tiny_checkpoint(tmp_path, family="llama")
+    model = load(checkpoint)
+    weight = model.get_submodule(matrix).weight
+    with torch.no_grad():
+        (weight if is_whole else weight[: len(weight) // 8]).mul_(1.01)
+
+    assert ratio(model, build(checkpoint)) > 10 * LIMIT
+
+
+@pytest.mark.slow
+def test_parity_of_real_weights(
+    real_checkpoint: Path, build: Callable[..., ort.InferenceSession]
+) -> None:
+    session, model = build(real_checkpoint), load(real_checkpoint)
+
+    assert ratio(model, session, max_model_len=100) < LIMIT
+    for matrix in (
+        "model.layers.0.self_attn.q_proj",  # moves the logits least of all
+        "model.layers.15.mlp.down_proj",
+        "model.embed_tokens",
+    ):
+        weight = model.get_submodule(matrix).weight
+        rows = weight[: len(weight) // 9]
+        right = rows.detach().clone()
+        with torch.no_grad():
+            rows.mul_(1.01)
+            assert ratio(model, session, max_model_len=100) > 10 * LIMIT, matrix
+            rows.copy_(right)
 
 
 def test_parity_shows_a_single_wrong_weight(
@@ -141,9 +189,26 @@ def test_parity_shows_a_single_wrong_weight(
     with torch.no_grad():
         model.model.layers[1].self_attn.k_norm.weight[0] += 0.05
 
-    difference = max_abs_logit_diff(model, tiny_session, max_model_len=128, max_query_len=32)
+    assert ratio(model, tiny_session) > 10 * LIMIT
 
-    assert difference > 1e-3
+
+def test_parity_refuses_what_is_no_number(
+    tiny_checkpoint: Path, tiny_session: ort.InferenceSession
+) -> None:
+    model = load(tiny_checkpoint)
+    with torch.no_grad():
+        model.model.norm.weight[0] = torch.nan
+
+    assert not ratio(model, tiny_session) <= LIMIT
+
+
+def test_parity_names_both_distances(
+    tiny_checkpoint: Path, tiny_session: ort.InferenceSession
+) -> None:
+    found = measure_parity(load(tiny_checkpoint), tiny_session, max_model_len=128, max_query_len=32)
+
+    assert 1e-8 < found.torch_distance < 1e-5
+    assert found.ratio == pytest.approx(found.graph_distance / found.torch_distance)
 
 
 def test_parity_of_16_bit_shards_is_that_of_their_float32_values(
@@ -153,12 +218,10 @@ def test_parity_of_16_bit_shards_is_that_of_their_float32_values(
     (tmp_path / "model.safetensors").unlink()
     load(tiny_checkpoint).to(torch.bfloat16).save_pretrained(tmp_path, max_shard_size="100KB")
 
-    difference = max_abs_logit_diff(
-        load(tmp_path), build(tmp_path), max_model_len=128, max_query_len=32
-    )
+    found = ratio(load(tmp_path), build(tmp_path))
 
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
-    assert difference < 2e-5
+    assert found < LIMIT
 
 
 def test_graph_agrees_with_torch_up_to_the_original_length_of_longrope(
@@ -167,8 +230,8 @@ def test_graph_agrees_with_torch_up_to_the_original_length_of_longrope(
     checkpoint = make_tiny_checkpoint(tmp_path, family="llama", rope_parameters=LONG_ROPE)
     model, session = load(checkpoint), build(checkpoint)
 
-    assert max_abs_logit_diff(model, session, max_model_len=96, max_query_len=32) < LIMIT
-    assert max_abs_logit_diff(model, session, max_model_len=128, max_query_len=32) > 1e-2
+    assert ratio(model, session, max_model_len=96) < LIMIT
+    assert ratio(model, session, max_model_len=128) > 10 * LIMIT
 
 
 def test_parity_of_a_backbone_saved_without_its_head(
@@ -180,11 +243,7 @@ def test_parity_of_a_backbone_saved_without_its_head(
     mask = torch.ones(1, 1, 128, 128)  # as GPT-2's own files carry it
     save_file(tensors | {"h.0.attn.bias": mask}, path, metadata={"format": "pt"})
 
-    difference = max_abs_logit_diff(
-        load(checkpoint), build(checkpoint), max_model_len=128, max_query_len=32
-    )
-
-    assert difference < LIMIT
+    assert ratio(load(checkpoint), build(checkpoint)) < LIMIT
 
 
 @pytest.mark.parametrize("max_model_len", [32, 48, 128, 4096])
@@ -214,4 +273,4 @@ def test_parity_steps_stay_within_the_limits(
         for slot, tokens in step.new_tokens.items():
             lengths[slot] += tokens
         assert all(0 <= length <= max_model_len for length in lengths.values())
-    assert lengths[1] == min(max_model_len, 512)
+    assert lengths[1] == min(max_model_len, 384)
