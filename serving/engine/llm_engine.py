@@ -14,7 +14,7 @@ from everloop.errors import EngineError
 from everloop.manifest import Manifest, verify
 from serving.engine.cache import SlotCache
 from serving.engine.config import EngineConfig
-from serving.engine.exactness import is_exact_in_chunks
+from serving.engine.exactness import is_batch_invariant, is_exact_in_chunks
 from serving.engine.loading import check_golden, load_chat_template, load_tokenizer
 from serving.engine.memory import check_memory, needed_memory
 from serving.engine.model_runner import ModelRunner
@@ -43,6 +43,7 @@ class LLMEngine:
         tokenizer: of the version.
         chat_template: None for a model that only completes text.
         memory: what it takes.
+        batch_invariant: whether company left logits as they are, measured here; None before `load`.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class LLMEngine:
             self._times,
             make_drafter(manifest, config, self._times, is_exact),
         )
+        self.batch_invariant: bool | None = None
         self._requests = RequestTable()
         self._ended: list[RequestOutput] = []  # between two steps
 
@@ -98,12 +100,15 @@ class LLMEngine:
         engine = cls(folder, manifest, config, SilentObserver())
         warm_up = WarmUp(engine._model_runner, engine._factory, engine._times)
         warm_up.run(config.max_num_seqs, config.max_num_batched_tokens, manifest.max_query_len)
+        engine.batch_invariant = is_batch_invariant(engine._model_runner, engine._factory, config)
         check_golden(engine.generate, folder)
         engine._cache.clear()
         if observer:
             engine._observe(observer)
-        seconds = time.monotonic() - started
-        logger.info("model loaded version=%s seconds=%.2f", manifest.tag, seconds)
+        logger.info(
+            "model loaded version=%s batch_invariant=%s seconds=%.2f",
+            *(manifest.tag, engine.batch_invariant, time.monotonic() - started),
+        )
         return engine
 
     @property

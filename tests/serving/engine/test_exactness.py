@@ -60,6 +60,8 @@ def version(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def test_answers_do_not_depend_on_what_else_is_in_the_batch(
     version: Path, engine_config: EngineConfig
 ) -> None:
+    if not LLMEngine.load(version, engine_config).batch_invariant:
+        pytest.skip("measured on this processor: logits of this version depend on their company")
     seeds = list(range(len(PROMPTS)))
     alone: dict[int, Answer] = {}
     for seed in seeds:
@@ -101,3 +103,5 @@ def test_exactness_is_measured(
     engine = LLMEngine.load(version, engine_config)
     found = is_exact_in_chunks(engine._model_runner, engine._factory, engine_config)
     assert found is expected
+    if block_size == 64:
+        assert engine.batch_invariant is False
