@@ -43,7 +43,7 @@ class LLMEngine:
         tokenizer: of the version.
         chat_template: None for a model that only completes text.
         memory: what it takes.
-        batch_invariant: whether company left logits as they are, measured here; None before `load`.
+        batch_invariant: whether company left logits as they are, as measured here.
     """
 
     def __init__(
@@ -56,11 +56,10 @@ class LLMEngine:
         self.chat_template = load_chat_template(folder, manifest, self.tokenizer)
         self._tag = manifest.tag
         self._observe(observer)
-        self._model_runner = ModelRunner(folder, manifest, config)
-        state = self._model_runner.state
-        self._cache = SlotCache(config.max_num_seqs, is_recurrent=state.is_recurrent)
+        runner = self._model_runner = ModelRunner(folder, manifest, config)
+        self._cache = SlotCache(config.max_num_seqs, is_recurrent=runner.state.is_recurrent)
         self._times = StepTimes(config.max_slowdown)
-        is_exact = partial(is_exact_in_chunks, self._model_runner, self._factory, config)
+        is_exact = partial(is_exact_in_chunks, runner, self._factory, config)
         self._scheduler = Scheduler(
             self._cache,
             config.max_num_batched_tokens,
@@ -68,7 +67,7 @@ class LLMEngine:
             self._times,
             make_drafter(manifest, config, self._times, is_exact),
         )
-        self.batch_invariant: bool | None = None
+        self.batch_invariant = is_batch_invariant(runner, self._factory, config)
         self._requests = RequestTable()
         self._ended: list[RequestOutput] = []  # between two steps
 
@@ -100,15 +99,11 @@ class LLMEngine:
         engine = cls(folder, manifest, config, SilentObserver())
         warm_up = WarmUp(engine._model_runner, engine._factory, engine._times)
         warm_up.run(config.max_num_seqs, config.max_num_batched_tokens, manifest.max_query_len)
-        engine.batch_invariant = is_batch_invariant(engine._model_runner, engine._factory, config)
         check_golden(engine.generate, folder)
         engine._cache.clear()
         if observer:
             engine._observe(observer)
-        logger.info(
-            "model loaded version=%s batch_invariant=%s seconds=%.2f",
-            *(manifest.tag, engine.batch_invariant, time.monotonic() - started),
-        )
+        logger.info("model loaded version=%s seconds=%.2f", engine._tag, time.monotonic() - started)
         return engine
 
     @property
@@ -161,8 +156,8 @@ class LLMEngine:
             PromptTooLongError, DataError: see `check_request`; or the id is taken.
         """
         self._factory.check(prompt_token_ids, params)
-        make = self._factory.make
-        self._add(make(request_id, prompt_token_ids, params, arrival_time, tenant, deadline))
+        parts = (request_id, prompt_token_ids, params, arrival_time, tenant, deadline)
+        self._add(self._factory.make(*parts))
 
     def add_embedding(
         self,

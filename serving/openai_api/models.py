@@ -14,22 +14,29 @@ from serving.openai_api.state import state_of
 async def list_models(request: Request) -> Response:
     """Both names of the champion; empty while none is loaded."""
     version = state_of(request).engine.current
-    data = [] if version is None else _models(version.manifest)
+    data = [] if version is None else _models(version.manifest, version.batch_invariant)
     return Response(ModelList(object="list", data=data).to_json(), media_type="application/json")
 
 
 async def retrieve_model(request: Request) -> Response:
     """One model that requests may name."""
     name = request.path_params["model"]
-    manifest = state_of(request).version_named(name).manifest
-    model = next(model for model in _models(manifest) if model.id == name)
+    version = state_of(request).version_named(name)
+    models = _models(version.manifest, version.batch_invariant)
+    model = next(model for model in models if model.id == name)
     return Response(model.to_json(), media_type="application/json")
 
 
-def _models(manifest: Manifest) -> list[Model]:
+def _models(manifest: Manifest, batch_invariant: bool) -> list[Model]:
     created = _created(manifest.version)
     return [
-        Model(id=name, object="model", created=created, owned_by="everloop")
+        Model(
+            id=name,
+            object="model",
+            created=created,
+            owned_by="everloop",
+            batch_invariant=batch_invariant,
+        )
         for name in (manifest.name, manifest.tag)
     ]
 

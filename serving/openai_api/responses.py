@@ -221,12 +221,18 @@ class DetokenizeReply(ReplyBody):
 
 
 class Model(ReplyBody):
-    """A model that requests may name."""
+    """A model that requests may name.
+
+    Attributes:
+        batch_invariant: whether its logits were the same to the last bit in any company, as this
+            machine measured when it loaded the version.
+    """
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
+    batch_invariant: bool
 
 
 class ModelList(ReplyBody):

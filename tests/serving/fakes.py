@@ -54,6 +54,8 @@ class ScriptedVersion:
     def vocabulary(self) -> Vocabulary:
         return Vocabulary(self.tokenizer)
 
+    batch_invariant = True
+
     @property
     def manifest(self) -> SimpleNamespace:
         name, _, version = self.tag.partition(":")
