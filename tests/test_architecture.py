@@ -18,6 +18,7 @@ FLOORS = {
     "everloop.cli": 3,
     "everloop.cli_data": 3,
     "everloop.cli_data_text": 3,
+    "everloop.cli_doctor": 3,
     "everloop.cli_import": 3,
     "everloop.cli_options": 3,
     "everloop.cli_store": 3,
