@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from everloop.cli_data import data, tokenizer
+from everloop.cli_doctor import doctor
 from everloop.cli_import import import_folder
 from everloop.cli_options import (
     ConfigOption,
@@ -47,6 +48,7 @@ app.add_typer(feedback, name="feedback")
 app.add_typer(drift, name="drift")
 app.add_typer(loop, name="loop")
 app.command()(train)
+app.command()(doctor)
 app.command("eval")(evaluate)
 app.command("import")(import_folder)
 
