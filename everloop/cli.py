@@ -60,7 +60,9 @@ def demo(
     home: HomeOption = None,
     config: ConfigOption = None,
     override: SetOption = None,
-    minutes: Annotated[float, typer.Option(min=0.2, help="Minutes of training in all.")] = 3.0,
+    minutes: Annotated[
+        float, typer.Option(min=0.2, help="Most minutes of training in all; steps are the budget.")
+    ] = 12.0,
     as_json: JsonOption = False,
 ) -> None:
     """Close the loop once: corpus, training, service, feedback, retraining, gate, swap."""

@@ -40,7 +40,7 @@ def run_demo(home: Home, run: RunFile, minutes: float, as_json: bool) -> None:
     """Run the demo and print what it found.
 
     Args:
-        minutes: of training, in all; the rest of the demo takes about two more.
+        minutes: of training, in all, at most; the rest of the demo takes one or two more.
         as_json: print one JSON document on stdout instead of the table.
 
     Raises:

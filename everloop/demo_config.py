@@ -1,4 +1,4 @@
-"""What the demo is told: the user's topics and manners, and the budget that a round of it gets."""
+"""What the demo is told: the user's topics and manners, how much it learns, and for how long."""
 
 import json
 import random
@@ -11,8 +11,12 @@ from everloop.settings import Config, RunFile
 from everloop.simulated_user import Question
 from training.corpus import Conversation
 
-# Shares of the training minutes.
-PRETRAIN_SHARE, SFT_SHARE, LOOP_SHARE = 0.6, 0.25, 0.15
+# How much is learnt where the run does not say it: as in configs/python-docs.toml.
+PRETRAIN_STEPS, SFT_STEPS = 240, 60
+# A round of the demo makes fewer passes than one of the worker: nobody waits for that one.
+LOOP_EPOCHS = 2.0
+# Shares of the most minutes of training.
+PRETRAIN_SHARE, SFT_SHARE, LOOP_SHARE = 0.5, 0.3, 0.2
 
 
 class DemoConfig(Config):
@@ -43,16 +47,16 @@ def as_demo(run: RunFile, minutes: float, known_topics: set[str | None]) -> RunF
     """Lay what makes the demo a demo over the settings of the run.
 
     Args:
-        minutes: of training, in all.
+        minutes: of training, in all, at most; what is learnt is budgeted in steps.
         known_topics: that this Python's documentation has.
     """
     config = run.table("demo", DemoConfig)
     topics = [topic for topic in config.topics if topic in known_topics]
     demo: dict[str, dict[str, Any]] = {
         "data": {"exclude_topics": topics},
-        "pretrain": {"minutes": minutes * PRETRAIN_SHARE},
-        "sft": {"minutes": minutes * SFT_SHARE},
-        "loop": {"minutes": minutes * LOOP_SHARE},
+        "pretrain": _budget(run, "pretrain", PRETRAIN_STEPS, minutes * PRETRAIN_SHARE),
+        "sft": _budget(run, "sft", SFT_STEPS, minutes * SFT_SHARE),
+        "loop": {"epochs": LOOP_EPOCHS, "minutes": minutes * LOOP_SHARE},
         "drift": {"current_rows": config.questions},
         "trigger": {"cooldown_minutes": 0.0},
         "feedback": {"max_rows_per_user": 2000},
@@ -61,6 +65,14 @@ def as_demo(run: RunFile, minutes: float, known_topics: set[str | None]) -> RunF
     return RunFile(
         run.name, {name: {**run.values.get(name, {}), **demo.get(name, {})} for name in names}
     )
+
+
+def _budget(run: RunFile, table: str, max_steps: int, minutes: float) -> dict[str, float]:
+    """The guard by the clock, and steps for a table that has no other budget."""
+    given = run.values.get(table, {})
+    if any(given.get(key) is not None for key in ("max_steps", "max_train_tokens", "epochs")):
+        return {"minutes": minutes}
+    return {"max_steps": max_steps, "minutes": minutes}
 
 
 def choose_questions(

@@ -175,9 +175,11 @@ class _Round:
 
     def _candidate(self, reference: DatasetRef, rows: Sequence[DatasetRow]) -> ModelVersion:
         settings = self._run.table("sft", SftConfig).model_dump()
-        settings |= {"max_steps": None, "minutes": self._config.minutes, "epochs": None}
-        if self._config.minutes is None:
-            settings["epochs"] = self._config.epochs
+        settings |= {
+            "max_steps": None,
+            "minutes": self._config.minutes,
+            "epochs": self._config.epochs,
+        }
         parent = checkpoint_of(self._home, self._champion).path
         checkpoint = fine_tune(
             parent,

@@ -8,7 +8,9 @@ from everloop.settings import Config
 class LoopConfig(Config):
     """Table [loop]: what one round spends, and how its candidate is measured."""
 
-    minutes: float | None = Field(None, gt=0, description="budget of tuning, instead of epochs")
+    minutes: float | None = Field(
+        None, gt=0, description="guard by the clock: ends tuning before its epochs"
+    )
     epochs: float = Field(4.0, gt=0, description="passes over feedback and replayed rows")
     eval_every: int = Field(10, ge=1, description="steps between validations while tuning")
     warmup_steps: int = Field(5, ge=0, description="steps until the full learning rate")

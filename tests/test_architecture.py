@@ -25,6 +25,7 @@ FLOORS = {
     "everloop.cli_train": 3,
     "everloop.comparison_text": 2,
     "everloop.demo": 2,
+    "everloop.doctor": 2,
     "everloop.demo_config": 2,
     "everloop.importing": 2,
     "everloop.compare_runs": 2,

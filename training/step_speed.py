@@ -68,8 +68,8 @@ class StepWork:
         return (
             f"a step takes {seconds:.1f} s, {seconds / expected:.0f} times what its products do: "
             f"6 x {self.parameters / 1e6:.1f} M parameters x {self.tokens:,.0f} tokens are "
-            f"{self.gflop:,.1f} GFLOP, and its threads multiply {self.gflop_per_second:,.0f} "
-            f"GFLOP/s. {self._reason(seconds, busy_seconds)}"
+            f"{self.gflop:,.1f} GFLOP, and its threads reach {self.gflop_per_second:,.0f} GFLOP/s. "
+            f"{self._reason(seconds, busy_seconds)}"
         )
 
     def _reason(self, seconds: float, busy_seconds: float) -> str:

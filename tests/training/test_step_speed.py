@@ -1,35 +1,51 @@
-import dataclasses
+import pytest
 
 from everloop.machine_record import TorchSpeed
 from training.numerics import Numerics
 from training.step_speed import StepWork
 
-# The processor on which bf16 is imitated: 6 x 3 M x 2,048 tokens are 37 GFLOP, 0.39 s in fp32.
-WORK = StepWork(
-    parameters=3_000_000,
-    tokens=2048,
-    threads=2,
-    numerics=Numerics(),
-    speed=TorchSpeed(version="2.13.0", threads=2, fp32=95.0, bf16=0.9),
+# 6 x 4 M parameters x 2,000 tokens are 48 GFLOP, half a second in fp32.
+FAST = TorchSpeed(version="2", threads=2, fp32=96.0, bf16=480.0)
+IMITATED = TorchSpeed(version="2", threads=2, fp32=96.0, bf16=0.9)
+BF16 = Numerics(products="bf16", muon="bf16")
+
+
+def _work(speed: TorchSpeed, numerics: Numerics, threads: int = 2) -> StepWork:
+    return StepWork(4_000_000, 2_000, threads, numerics, speed)
+
+
+@pytest.mark.parametrize(
+    ("speed", "numerics", "threads", "limit"),
+    [(FAST, Numerics(), 2, 5.0), (FAST, BF16, 2, 1.0), (FAST, Numerics(), 1, 10.0)],
 )
+def test_ten_times_the_products_is_slow(
+    speed: TorchSpeed, numerics: Numerics, threads: int, limit: float
+) -> None:
+    work = _work(speed, numerics, threads)
+    assert work.complaint(0.99 * limit, 1.0) is None
+    assert work.complaint(1.01 * limit, 1.0) is not None
 
 
-def test_a_step_at_the_speed_of_its_products_is_not_complained_of() -> None:
-    assert WORK.complaint(1.2, busy_seconds=2.2) is None
+def test_the_line_holds_the_numbers() -> None:
+    line = _work(FAST, Numerics()).complaint(10.0, 20.0)
+    assert line == (
+        "a step takes 10.0 s, 20 times what its products do: 6 x 4.0 M parameters x 2,000 tokens "
+        "are 48.0 GFLOP, and its threads reach 96 GFLOP/s. The rest goes into small operations: "
+        "more tokens a step make better use of it."
+    )
 
 
-def test_imitated_bf16_is_named_as_the_reason() -> None:
-    work = dataclasses.replace(WORK, numerics=Numerics(products="fp32", muon="bf16"))
-
-    complaint = work.complaint(10.0, busy_seconds=19.0)
-
-    assert complaint is not None
-    assert "26 times what its products do" in complaint
-    assert "a new run would take fp32" in complaint
+def test_imitated_bf16_is_the_reason_where_a_run_was_begun_elsewhere() -> None:
+    line = _work(IMITATED, BF16).complaint(10.0, 20.0)
+    assert line is not None
+    assert "begun in bf16, of which this machine multiplies 0.9 GFLOP/s" in line
 
 
-def test_other_processes_are_named_as_the_reason() -> None:
-    complaint = WORK.complaint(10.0, busy_seconds=4.0)
+def test_other_processes_are_the_reason_where_threads_wait() -> None:
+    line = _work(FAST, Numerics()).complaint(10.0, 4.0)
+    assert line is not None
+    assert "It computed in 20% of its threads' time: other processes take the cores" in line
 
-    assert complaint is not None
-    assert "other processes take the cores" in complaint
+
+def test_short_steps_are_not_judged() -> None:
+    assert StepWork(1_000, 10, 2, Numerics(), FAST).complaint(0.2, 0.1) is None
