@@ -2,8 +2,7 @@
 
 Each run of `block_size` values along the input axis shares one float32 scale; zero is stored as
 128 or 8. The scale takes the sign that puts the value of largest magnitude on the end of the range
-that has one step more. With 4 bits a step is coarse, so the scale of each block is then searched
-for the least squared error.
+that has one step more, and is then searched for the least squared error of its block.
 """
 
 from collections.abc import Iterator
@@ -12,8 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 BLOCK_SIZE = 32  # where nothing else is asked for
-# Of the scale that just reaches the largest value: smaller ones clip it and err less on the rest.
-_SCALE_FACTORS = np.linspace(0.7, 1.05, 15, dtype=np.float32)
+# Of the scale that just reaches the largest value, by bits. With 4 bits smaller ones clip that
+# value and err less on the rest; with 8 bits a larger one may lie nearer to the grid of the values.
+_SCALE_FACTORS = {
+    4: np.linspace(0.7, 1.05, 15, dtype=np.float32),
+    8: np.linspace(1.0, 1.06, 8, dtype=np.float32),
+}
 _CHUNK_VALUES = 1 << 20  # searched at once, so that memory stays small
 
 
@@ -93,20 +96,19 @@ def _quantize_blocks(
     """Scales [n] and stored values [n, block]."""
     zero = np.float32(block_format.zero)
     largest = np.take_along_axis(blocks, np.abs(blocks).argmax(-1)[:, None], -1)[:, 0]
-    scales = largest / -zero
-    if block_format.bits == 4:
-        scales = _search_scales(blocks, scales, zero)
+    scales = _search_scales(blocks, largest / -zero, block_format)
     return scales, (_nearest(blocks, scales, zero) + zero).astype(np.uint8)
 
 
-def _search_scales(blocks: np.ndarray, scales: np.ndarray, zero: np.float32) -> np.ndarray:
+def _search_scales(blocks: np.ndarray, scales: np.ndarray, block_format: BlockFormat) -> np.ndarray:
     """For each block the scale of least squared error among those near the first guess.
 
     Each guess is moved to the best scale of its own rounding, sum(x q) / sum(q q), before it is
     judged.
     """
+    zero = np.float32(block_format.zero)
     best, best_error = scales, np.full(len(scales), np.inf, np.float32)
-    for factor in _SCALE_FACTORS:
+    for factor in _SCALE_FACTORS[block_format.bits]:
         rounded = _nearest(blocks, scales * factor, zero)
         power = np.einsum("nk,nk->n", rounded, rounded)
         product = np.einsum("nk,nk->n", blocks, rounded)

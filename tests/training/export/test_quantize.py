@@ -75,6 +75,19 @@ def test_quantize_to_4_bits_errs_less_than_rounding_in_every_block(block_size: i
     assert found.sum() < 0.92 * plain.sum()
 
 
+def test_quantize_to_8_bits_errs_less_than_rounding_to_the_largest_value() -> None:
+    values = random_matrix(64, 192)
+    blocks = values.reshape(-1, 32)
+    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1)[:, None], axis=1)
+    rounded = np.clip(np.rint(blocks / (largest / -128)), -128, 127) * (largest / -128)
+
+    plain = ((rounded - blocks) ** 2).sum(axis=1)
+    found = ((quantize(values, INT8).dequantize().reshape(-1, 32) - blocks) ** 2).sum(axis=1)
+
+    assert (found <= plain * 1.0001).all()
+    assert found.sum() < 0.9 * plain.sum()
+
+
 def test_quantize_in_parts_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     values = random_matrix(8, 96)
     whole = quantize(values, BlockFormat(4, 32))
