@@ -50,5 +50,5 @@ def _scales(largest: np.ndarray) -> np.ndarray:
     """Scales of the largest magnitudes [G, K]."""
     # A layer that wrote nothing but zeros needs some scale, too.
     least = float(largest.max()) * _LEAST_SHARE or 1.0
-    scales = np.maximum(largest * _HEADROOM, least) / _STEPS
+    scales = np.maximum(largest, least) * _HEADROOM / _STEPS
     return scales.astype(np.float32)[None, :, None, :]

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper
 from everloop.errors import ArtifactError
 from everloop.manifest import StateTensor
 from training.export.architecture import Architecture, Attention
+from training.export.equalization import NO_EQUALIZATION, Equalization
 from training.export.external_data import ExternalData
 from training.export.input_moments import InputMoments
 from training.export.modules import Modules
@@ -42,7 +43,7 @@ def write_graph(
     precision: Precision,
     positions: int,
     block_size: int = BLOCK_SIZE,
-    moments: InputMoments | None = None,
+    fitted_to: InputMoments | Equalization | None = None,
     embeddings: bool = False,
 ) -> Path:
     """Write model.onnx and model.onnx.data.
@@ -54,7 +55,8 @@ def write_graph(
         precision: of the weights of the linear layers and the embedding table.
         positions: rows of the rotary tables, max_model_len + max_query_len.
         block_size: quantized weights that share a scale.
-        moments: to quantize the matrices of products by; None to judge by the values alone.
+        fitted_to: what quantized weights are fitted to: the inputs of their products, by second
+            moments or by the sizes of channels; None to judge by the values alone.
         embeddings: give the rows that the head sees as the output `hidden_states`, too.
 
     Raises:
@@ -63,8 +65,10 @@ def write_graph(
     """
     check_widths(architecture, precision, block_size)
     with ExternalData(folder / DATA_FILE) as data:
+        moments = fitted_to if isinstance(fitted_to, InputMoments) else None
+        equalization = fitted_to if isinstance(fitted_to, Equalization) else NO_EQUALIZATION
         nodes = Nodes(precision, data, block_size, moments)
-        writer = _GraphWriter(architecture, weights, nodes)
+        writer = _GraphWriter(architecture, weights, nodes, equalization)
         model = writer.write(positions, embeddings=embeddings)
     weights.refuse_leftovers(*([f"{architecture.family.head}.weight"] * architecture.is_tied))
     (folder / MODEL_FILE).write_bytes(model.SerializeToString(deterministic=True))
@@ -97,10 +101,18 @@ def check_widths(architecture: Architecture, precision: Precision, block_size: i
 class _GraphWriter:
     """Writes one checkpoint into nodes: embedding, body, head."""
 
-    def __init__(self, architecture: Architecture, weights: Weights, nodes: Nodes) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        weights: Weights,
+        nodes: Nodes,
+        equalization: Equalization,
+    ) -> None:
         self._architecture = architecture
         self._nodes = nodes
-        self._modules = Modules(architecture, weights, nodes)
+        self._modules = Modules(architecture, weights, nodes, equalization)
+        head = architecture.family.embedding if architecture.is_tied else architecture.family.head
+        self._head_factors = equalization.inputs.get(head)
 
     def write(self, positions: int, *, embeddings: bool) -> onnx.ModelProto:
         architecture, body = self._architecture, self._architecture.body
@@ -122,7 +134,12 @@ class _GraphWriter:
         table = self._modules.take(
             f"{family.embedding}.weight", architecture.vocab_size, architecture.n_embd
         )
+        is_scaled = architecture.is_tied and self._head_factors is not None
+        if is_scaled:
+            table = table * self._head_factors
         hidden = self._nodes.embedding(table, family.embedding, "input_ids", "embedding")  # (T, D)
+        if is_scaled:
+            hidden = self._divided_by_head_factors(hidden)
         if architecture.embedding_scale != 1:
             scale = np.array(architecture.embedding_scale, np.float32)
             factor = self._nodes.constant("embedding.scale", scale)
@@ -132,6 +149,12 @@ class _GraphWriter:
                 "Add", [hidden, self._learned_positions(family.positions)], ["embedding.placed"]
             )
         return hidden
+
+    def _divided_by_head_factors(self, x: str) -> str:
+        """What the head's matrix is multiplied by, its input is divided by (…, D)."""
+        assert self._head_factors is not None
+        inverse = self._nodes.constant("head.inverse_factors", 1 / self._head_factors)
+        return self._nodes.add("Mul", [x, inverse], [f"{x}.divided"])
 
     def _learned_positions(self, module: str) -> str:
         """Embed the position of each packed token: its row's cached tokens and its column."""
@@ -166,10 +189,14 @@ class _GraphWriter:
             cap = np.array(architecture.logits_softcap, np.float32)
             steps += [("Div", cap), ("Tanh", cap), ("Mul", cap)]
         names = [*(f"logits.{number}" for number in range(len(steps))), "logits"]
+        if self._head_factors is not None:
+            hidden = self._divided_by_head_factors(hidden)
         if architecture.is_tied:
             nodes.shared_product(hidden, family.embedding, shape, names[0])
         else:
             matrix = self._modules.take(f"{family.head}.weight", *shape)
+            if self._head_factors is not None:
+                matrix = matrix * self._head_factors
             nodes.linear(hidden, matrix, None, family.head, names[0])
         for (kind, value), given, output in zip(steps, names[:-1], names[1:], strict=True):
             inputs = (

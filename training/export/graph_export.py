@@ -19,6 +19,7 @@ from training.export.architecture import Architecture
 from training.export.cache_precision import quantize_cache
 from training.export.cache_scales import CacheScales, calibrate_cache
 from training.export.config import ExportConfig
+from training.export.equalization import Equalization, equalize
 from training.export.graph import DATA_FILE, MODEL_FILE, write_graph
 from training.export.input_moments import InputMoments
 from training.export.losses import session_losses
@@ -102,6 +103,7 @@ class GraphExport:
         formats = wanted_weights(self.config, self.architecture)
         caches = wanted_caches(self.config, self.architecture)
         parameters, graph = self._write(scratch, FP32)
+        fp32 = graph
         session = open_session(graph)
         parity = check_parity(self.checkpoint, session, self.max_model_len, self.config)
         scales = calibrate_cache(session, self.calibration) if "int8" in caches else {}
@@ -111,8 +113,7 @@ class GraphExport:
         measured: list[_Measured] = []
         for weights in formats:
             if weights != FP32:
-                is_coarse = weights.precision == "int4"
-                _, graph = self._write(scratch, weights, moments if is_coarse else None)
+                _, graph = self._write_quantized(scratch, weights, fp32, moments)
             measured += self._measure(graph, weights, caches, scales, loss_fp32)
         self._refuse_all(measured)
         if self.config.precision == "auto":
@@ -129,8 +130,19 @@ class GraphExport:
         )
         return ProvenGraph(parameters, kept, report)
 
+    def _write_quantized(
+        self, scratch: Path, weights: WeightFormat, fp32: Path, moments: InputMoments
+    ) -> tuple[int, Path]:
+        """Fit 4 bits to what enters each matrix; with 8 bits bring the channels to like sizes."""
+        if weights.precision == "int4":
+            return self._write(scratch, weights, moments)
+        return self._write(scratch, weights, equalize(self.architecture, fp32, self.calibration))
+
     def _write(
-        self, scratch: Path, weights: WeightFormat, moments: InputMoments | None = None
+        self,
+        scratch: Path,
+        weights: WeightFormat,
+        fitted_to: InputMoments | Equalization | None = None,
     ) -> tuple[int, Path]:
         folder = scratch / str(weights).replace(" ", "-")
         folder.mkdir()
@@ -142,7 +154,7 @@ class GraphExport:
             precision=weights.precision,
             positions=self.max_model_len + self.config.max_query_len,
             block_size=weights.block_size or BLOCK_SIZE,
-            moments=moments,
+            fitted_to=fitted_to,
             embeddings=self.config.embeddings,
         )
         return tensors.parameters, graph

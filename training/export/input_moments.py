@@ -21,7 +21,9 @@ _MAX_TOKENS = 256  # of one run: it holds every input of a group
 _GROUP_BYTES = 512 << 20  # of the moments that are held at once; each group runs the windows again
 
 
-class _Product(NamedTuple):
+class Product(NamedTuple):
+    """The input of a product, and its width."""
+
     input: str
     width: int
 
@@ -43,7 +45,7 @@ class InputMoments:
         chosen = np.linspace(0, len(windows) - 1, min(_MAX_WINDOWS, len(windows))).astype(int)
         self._windows = windows[chosen, :-1]
         self._model = onnx.load_model(str(graph), load_external_data=False)
-        self._products = _weighted_products(self._model.graph)
+        self._products = weighted_products(self._model.graph)
         self._held: dict[str, Moments] = {}
 
     def of(self, name: str) -> Moments | None:
@@ -63,36 +65,47 @@ class InputMoments:
 
     def _measure(self, names: list[str]) -> dict[str, Moments]:
         tensors = {self._products[name].input for name in names}
-        model = onnx.ModelProto()
-        model.CopyFrom(self._model)
-        for tensor in sorted(tensors - {output.name for output in model.graph.output}):
-            info = helper.make_tensor_value_info(tensor, TensorProto.FLOAT, None)
-            model.graph.output.append(info)
-        path = self._graph.with_name("inputs.onnx")
-        path.write_bytes(model.SerializeToString())
-        outputs = sorted(tensors)
         sums: dict[str, np.ndarray] = {}
-        for values in self._run(path, outputs):
-            for tensor, x in zip(outputs, values, strict=True):  # (T, K)
+        for values in product_inputs(self._graph, self._model, tensors, self._windows):
+            for tensor, x in values.items():  # (T, K)
                 sums[tensor] = sums.get(tensor, np.float32(0)) + x.T @ x
-        path.unlink()
         tokens = self._windows.size
         return {name: Moments(sums[self._products[name].input], tokens) for name in names}
 
-    def _run(self, graph: Path, outputs: list[str]) -> Iterator[list[np.ndarray]]:
-        context = self._windows.shape[1]
-        runner = ReferenceRunner(open_session(graph), slots=1, capacity=context)
-        for window in self._windows:
-            runner.lengths[:] = 0
-            for start in range(0, context, _MAX_TOKENS):
-                yield runner.run({0: window[start : start + _MAX_TOKENS].tolist()}, outputs)
+
+def product_inputs(
+    graph: Path, model: onnx.ModelProto, tensors: set[str], windows: np.ndarray
+) -> Iterator[dict[str, np.ndarray]]:
+    """Run windows and give what enters products, (T, K) each, for some tokens at once.
+
+    Args:
+        graph: fp32; its file of large tensors lies beside it.
+        model: the same graph, read.
+        tensors: names of the inputs that are wanted.
+        windows: token ids [N, context].
+    """
+    opened = onnx.ModelProto()
+    opened.CopyFrom(model)
+    for tensor in sorted(tensors - {output.name for output in opened.graph.output}):
+        info = helper.make_tensor_value_info(tensor, TensorProto.FLOAT, None)
+        opened.graph.output.append(info)
+    path = graph.with_name("inputs.onnx")
+    path.write_bytes(opened.SerializeToString())
+    outputs = sorted(tensors)
+    runner = ReferenceRunner(open_session(path), slots=1, capacity=windows.shape[1])
+    for window in windows:
+        runner.lengths[:] = 0
+        for start in range(0, windows.shape[1], _MAX_TOKENS):
+            found = runner.run({0: window[start : start + _MAX_TOKENS].tolist()}, outputs)
+            yield dict(zip(outputs, found, strict=True))
+    path.unlink()
 
 
-def _weighted_products(graph: onnx.GraphProto) -> dict[str, _Product]:
+def weighted_products(graph: onnx.GraphProto) -> dict[str, Product]:
     """The products of a graph by the names of their matrices, in its order."""
     shapes = {tensor.name: tensor.dims for tensor in graph.initializer if len(tensor.dims) == 2}
     return {
-        node.input[1]: _Product(node.input[0], shapes[node.input[1]][_PRODUCTS[node.op_type]])
+        node.input[1]: Product(node.input[0], shapes[node.input[1]][_PRODUCTS[node.op_type]])
         for node in graph.node
         if node.op_type in _PRODUCTS and node.input[1] in shapes
     }

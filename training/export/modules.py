@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from training.export.architecture import Architecture
+from training.export.equalization import NO_EQUALIZATION, Equalization
 from training.export.nodes import Nodes
 from training.export.weights import Weights
 
@@ -15,11 +16,19 @@ class Modules:
     Attributes:
         architecture: of the checkpoint.
         nodes: the graph that grows.
+        equalization: factors of channels, taken into the weights.
     """
 
-    def __init__(self, architecture: Architecture, weights: Weights, nodes: Nodes) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        weights: Weights,
+        nodes: Nodes,
+        equalization: Equalization = NO_EQUALIZATION,
+    ) -> None:
         self.architecture = architecture
         self.nodes = nodes
+        self.equalization = equalization
         self._weights = weights
 
     def name(self, layer: int, module: str) -> str:
@@ -67,7 +76,13 @@ class Modules:
         if np.any(np.not_equal(scale, 1)):
             factors = np.broadcast_to(np.float32(scale), len(matrix))
             matrix, bias = matrix * factors[:, None], None if bias is None else bias * factors
-        return self.nodes.linear(x, matrix, bias, f"{output}.weight", output)
+        name = f"{output}.weight"
+        if name in self.equalization.outputs:
+            divisors = self.equalization.outputs[name]
+            matrix, bias = matrix / divisors[:, None], None if bias is None else bias / divisors
+        if name in self.equalization.inputs:
+            matrix = matrix * self.equalization.inputs[name]
+        return self.nodes.linear(x, matrix, bias, name, output)
 
     def norm(self, x: str, module: str, output: str) -> str:
         """Normalize the last axis as the family does."""
@@ -100,12 +115,14 @@ class Modules:
         weight = self.take(f"{module}.weight", width)
         if self.architecture.family.norm == "rms_plus_one":
             weight = weight + 1
-        weight = weight * np.float32(scale)
+        weight = weight * np.float32(scale) / self.equalization.outputs.get(module, np.float32(1))
         return self.nodes.constant(f"{module}.weight", weight)
 
     def _norm_bias(self, module: str) -> str:
         name = f"{module}.bias"
-        return self.nodes.constant(name, self.take(name, self.architecture.n_embd))
+        bias = self.take(name, self.architecture.n_embd)
+        bias = bias / self.equalization.outputs.get(module, np.float32(1))
+        return self.nodes.constant(name, bias)
 
 
 def _pick(values: np.ndarray, places: np.ndarray) -> np.ndarray:

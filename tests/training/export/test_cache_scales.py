@@ -13,7 +13,7 @@ from training.export.session import ReferenceRunner
 NAMES = [f"past_key_values.{layer}.{part}" for layer in (0, 1) for part in ("key", "value")]
 
 
-def test_calibrate_cache_reaches_the_largest_magnitude_of_each_channel(
+def test_calibrate_cache_reaches_beyond_the_largest_magnitude_of_each_channel(
     tiny_session: ort.InferenceSession, windows: np.ndarray
 ) -> None:
     scales = calibrate_cache(tiny_session, windows)
@@ -25,7 +25,7 @@ def test_calibrate_cache_reaches_the_largest_magnitude_of_each_channel(
         assert scales[name].dtype == np.float32
         assert scales[name].shape == (1, 2, 1, 32)
         largest = np.abs(runner.state[name]).max(axis=(0, 2), keepdims=True)
-        np.testing.assert_allclose(scales[name] * 127, largest, rtol=1e-4)
+        np.testing.assert_allclose(scales[name] * 127, 1.3 * largest, rtol=1e-4)
 
 
 def test_calibrate_cache_gives_a_silent_channel_a_small_scale(
