@@ -1,4 +1,4 @@
-"""`everloop import`: a Hugging Face folder from elsewhere becomes a model version."""
+"""`everloop import`: a model from elsewhere becomes a model version."""
 
 import json
 from pathlib import Path
@@ -19,9 +19,14 @@ from everloop.cli_options import (
 
 def import_folder(
     folder: Annotated[
-        Path, typer.Argument(help="config.json, *.safetensors and tokenizer.json of one model.")
+        Path,
+        typer.Argument(
+            help="A folder with config.json, *.safetensors and tokenizer.json, or a GGUF file."
+        ),
     ],
-    name: Annotated[str | None, typer.Option(help="Of the model [the folder's name].")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of the model [the folder's, or the GGUF file's own].")
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(help="fp32, int8, int4 or auto [export.precision].")
     ] = None,
@@ -34,7 +39,7 @@ def import_folder(
     override: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Turn a local Hugging Face folder into a verified model version and save it.
+    """Turn a local Hugging Face folder or GGUF file into a verified model version and save it.
 
     Prompt and answer may have as many tokens as the model takes, at most 4096, or what
     --set export.max_model_len says.

@@ -1,13 +1,14 @@
 """The verbs that ask the store: model versions and their history, feedback."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
 from everloop.cli_options import HomeOption, JsonOption, open_home, open_store, report, vars_of
 
 models = typer.Typer(
-    help="Model versions: list, promote, roll back, trace an answer to its sources.",
+    help="Model versions: list, promote, roll back, export, trace an answer to its sources.",
     no_args_is_help=True,
 )
 feedback = typer.Typer(help="What people said about the answers.", no_args_is_help=True)
@@ -80,6 +81,34 @@ def models_rollback(
 
     with open_store(open_home(home)) as store:
         report(vars_of(rollback(store, reason)), as_json)
+
+
+@models.command("export")
+def models_export(
+    tag: TagArgument,
+    target: Annotated[Path, typer.Argument(help="The file (gguf) or folder (hf) to write.")],
+    form: Annotated[
+        Literal["gguf", "hf"],
+        typer.Option("--format", help="gguf for llama.cpp and its like, hf for transformers."),
+    ] = "gguf",
+    dtype: Annotated[
+        Literal["f32", "f16", "q8_0", "q4_0"],
+        typer.Option(help="Of the matrices; hf takes f32 and f16."),
+    ] = "f32",
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the weights that a version was exported from, for other programs."""
+    from everloop.exporting import export_model
+    from everloop.progress import progress_bar
+
+    with progress_bar() as progress:
+        written = export_model(
+            open_home(home), tag, target, form=form, dtype=dtype, progress=progress
+        )
+    files = [path for path in (written, *written.rglob("*")) if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    report({"written": written, "format": form, "dtype": dtype, "bytes": size}, as_json)
 
 
 @models.command("trace")

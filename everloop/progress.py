@@ -47,6 +47,14 @@ def counter(progress: Progress | None) -> Callable[[str, int], None] | None:
     return show
 
 
+def meter(progress: Progress | None, title: str, total: int) -> Callable[[int], None]:
+    """A bar of work whose size is known; the function takes how much more of it is done."""
+    if progress is None:
+        return lambda _: None
+    task = progress.add_task(title, total=total)
+    return lambda more: progress.advance(task, more)
+
+
 def counted(things: Iterable[T], progress: Progress | None, title: str, total: int) -> Iterator[T]:
     """Pass things on while a bar shows how many of all have passed."""
     if progress is None:

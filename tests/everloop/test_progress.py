@@ -1,4 +1,4 @@
-from everloop.progress import counted, counter, progress_bar
+from everloop.progress import counted, counter, meter, progress_bar
 
 
 def test_progress_bar_writes_to_stderr() -> None:
@@ -22,3 +22,12 @@ def test_counted_passes_everything_on_and_fills_its_bar() -> None:
     assert list(counted(range(250), bar, "encode", 250)) == list(range(250))
     assert [(task.completed, task.total) for task in bar.tasks] == [(250, 250)]
     assert list(counted("ab", None, "encode", 2)) == ["a", "b"]
+
+
+def test_meter_fills_its_bar_by_what_is_done() -> None:
+    bar = progress_bar()
+    show = meter(bar, "write", 10)
+    show(3)
+    show(7)
+    assert [(task.completed, task.total) for task in bar.tasks] == [(10, 10)]
+    meter(None, "write", 10)(3)

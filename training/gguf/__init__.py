@@ -1,0 +1,1 @@
+"""Models in GGUF files: read into a Hugging Face folder, and written from one."""
