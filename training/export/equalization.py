@@ -66,7 +66,7 @@ def equalize(architecture: Architecture, graph: Path, windows: np.ndarray) -> Eq
     count = max(1, _MAX_TOKENS // (windows.shape[1] - 1))
     chosen = np.linspace(0, len(windows) - 1, min(count, len(windows))).astype(int)
     power = {name: np.float64(0) for name in tensors}
-    for values in product_inputs(graph, model, tensors, windows[chosen, :_MAX_TOKENS]):
+    for values in product_inputs(graph, model, tensors, windows[chosen, :-1][:, :_MAX_TOKENS]):
         for name, x in values.items():  # (T, K)
             power[name] = power[name] + np.square(x, dtype=np.float64).sum(axis=0)
     largest = _largest_by_input(
