@@ -1,8 +1,8 @@
 """The manifest of a model version: training writes it, the engine reads it, the loop traces it.
 
-A model version is an immutable folder: model.onnx, model.onnx.data, tokenizer.json,
-tokenizer_config.json, chat_template.jinja, golden.json, manifest.json. The manifest holds the
-SHA-256 of every other file.
+A model version is an immutable folder: model.onnx, model.onnx.data, wide.onnx where the weights are
+quantized, tokenizer.json, tokenizer_config.json, chat_template.jinja, golden.json, manifest.json.
+The manifest holds the SHA-256 of every other file.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from everloop import wide_graph
 from everloop.errors import ArtifactError
 
 FILE_NAME = "manifest.json"
@@ -162,6 +163,11 @@ class Manifest(_Part):
     def cache_precision(self) -> Literal["fp32", "int8"]:
         """Precision of the key and value cache."""
         return "int8" if any(tensor.dtype == "int8" for tensor in self.state) else "fp32"
+
+    @property
+    def has_wide_graph(self) -> bool:
+        """Whether there is a second graph, with fp32 products; not in versions of before."""
+        return wide_graph.FILE_NAME in self.files
 
     @property
     def cache_bytes_per_token(self) -> int:

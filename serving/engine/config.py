@@ -33,6 +33,12 @@ class EngineConfig(Config):
     max_draft_tokens: int = Field(
         8, ge=1, le=64, description="tokens that are drafted for one answer in one step"
     )
+    wide_steps: Literal["auto", "off"] = Field(
+        "auto",
+        description="auto: steps of many tokens multiply quantized weights in fp32 where that was "
+        "measured to be faster and memory allows; off: the last bits of an answer depend less on "
+        "what else is running",
+    )
     num_threads: int | None = Field(None, ge=1, description="None for the number of cores")
     allow_spinning: bool = Field(
         False, description="threads that wait burn their core: only on a machine of one's own"

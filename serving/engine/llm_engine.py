@@ -16,7 +16,7 @@ from serving.engine.cache import SlotCache
 from serving.engine.config import EngineConfig
 from serving.engine.exactness import is_batch_invariant, is_exact_in_chunks
 from serving.engine.loading import check_golden, load_chat_template, load_tokenizer
-from serving.engine.memory import check_memory, needed_memory
+from serving.engine.memory import Memory, check_memory
 from serving.engine.model_runner import ModelRunner
 from serving.engine.observer import EngineObserver, SilentObserver
 from serving.engine.output_processor import OutputProcessor
@@ -31,6 +31,7 @@ from serving.engine.speculation import make_drafter
 from serving.engine.step_times import StepTimes
 from serving.engine.vocabulary import Vocabulary
 from serving.engine.warm_up import WarmUp
+from serving.engine.wide_steps import set_up_wide_steps
 
 logger = logging.getLogger(__name__)
 
@@ -47,16 +48,16 @@ class LLMEngine:
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, config: EngineConfig, observer: EngineObserver
+        self, folder: Path, manifest: Manifest, config: EngineConfig, memory: Memory
     ) -> None:
         self.manifest = manifest
-        self.memory = needed_memory(folder, manifest, config)
         self.tokenizer = load_tokenizer(folder, manifest)
         self._factory = SequenceFactory(manifest, self.tokenizer)
         self.chat_template = load_chat_template(folder, manifest, self.tokenizer)
         self._tag = manifest.tag
-        self._observe(observer)
+        self._observe(SilentObserver())
         runner = self._model_runner = ModelRunner(folder, manifest, config)
+        self.memory = set_up_wide_steps(runner, self._factory, config, memory)
         self._cache = SlotCache(config.max_num_seqs, is_recurrent=runner.state.is_recurrent)
         self._times = StepTimes(config.max_slowdown)
         is_exact = partial(is_exact_in_chunks, runner, self._factory, config)
@@ -66,6 +67,7 @@ class LLMEngine:
             manifest.max_query_len,
             self._times,
             make_drafter(manifest, config, self._times, is_exact),
+            runner.wide_from,
         )
         self.batch_invariant = is_batch_invariant(runner, self._factory, config)
         self._requests = RequestTable()
@@ -95,8 +97,7 @@ class LLMEngine:
         """
         started = time.monotonic()
         manifest = verify(folder)
-        check_memory(folder, manifest, config, loaded_bytes)
-        engine = cls(folder, manifest, config, SilentObserver())
+        engine = cls(folder, manifest, config, check_memory(folder, manifest, config, loaded_bytes))
         warm_up = WarmUp(engine._model_runner, engine._factory, engine._times)
         warm_up.run(config.max_num_seqs, config.max_num_batched_tokens, manifest.max_query_len)
         check_golden(engine.generate, folder)
@@ -291,8 +292,7 @@ class LLMEngine:
         self._times.record(
             seconds, schedule.num_decoding, schedule.num_prompt_tokens, schedule.num_drafts
         )
-        batch_size = sum(map(len, schedule.batches))
-        if batch_size:
+        if batch_size := sum(map(len, schedule.batches)):
             self._observer.step(self._tag, seconds, batch_size)
         if schedule.num_drafts:
             self._observer.drafted(self._tag, schedule.num_drafts, accepted)

@@ -3,7 +3,7 @@ refused with the numbers instead of being killed by the system later.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -33,31 +33,34 @@ class Memory:
         weights: resident once the session is open.
         cache: reserved for the state of all slots; resident as far as it was written.
         attention: for the scores of the widest step; likewise.
+        wide: the weights again in fp32, for wide steps; 0 without them.
     """
 
     weights: int
     cache: int
     attention: int
+    wide: int = 0
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.cache + self.attention
+        return self.weights + self.cache + self.attention + self.wide
 
 
 def needed_memory(folder: Path, manifest: Manifest, config: EngineConfig) -> Memory:
-    """Estimate what a version will take, from its files and its manifest."""
+    """Estimate what a version will take with wide steps, from its files and its manifest."""
     files = sum((folder / name).stat().st_size for name in manifest.files if "onnx" in name)
-    table = manifest.vocab_size * manifest.hidden_size
-    weights = (
-        files * _PACKED_SHARE[manifest.weight_precision]
-        + table * _BYTES_PER_WEIGHT[manifest.weight_precision]
-        + _RUNTIME_BYTES
+    table = (
+        manifest.vocab_size * manifest.hidden_size * _BYTES_PER_WEIGHT[manifest.weight_precision]
     )
+    has_wide = config.wide_steps == "auto" and manifest.has_wide_graph
+    # The second session looks tokens up in the quantized table, of which it holds two.
+    wide = manifest.parameters * _BYTES_PER_WEIGHT["fp32"] + 2 * table + _RUNTIME_BYTES
     return Memory(
-        weights=int(weights),
+        weights=int(files * _PACKED_SHARE[manifest.weight_precision] + table + _RUNTIME_BYTES),
         cache=slot_bytes(manifest) * config.max_num_seqs,
         attention=_score_bytes(manifest, config),
+        wide=int(wide) if has_wide else 0,
     )
 
 
@@ -74,11 +77,16 @@ def check_memory(
 ) -> Memory:
     """Log what a version needs, and refuse one that does not fit.
 
+    Wide steps are no reason to refuse: where they do not fit, the version goes without.
+
     Args:
         folder: of the version.
         manifest: of the version.
         config: number of slots, and the limit if there is one.
         loaded_bytes: need of the versions that stay loaded beside it, as during a swap.
+
+    Returns:
+        What it may take.
 
     Raises:
         ConfigError: with all sizes and the limit.
@@ -86,18 +94,22 @@ def check_memory(
     need = needed_memory(folder, manifest, config)
     free = _free_bytes(config, loaded_bytes)
     logger.info(
-        "memory needed version=%s weights_mib=%.0f cache_mib=%.0f attention_mib=%.0f cache=%s "
-        "slots=%d tokens_per_slot=%d bytes_per_token=%d free_mib=%.0f",
+        "memory needed version=%s weights_mib=%.0f cache_mib=%.0f attention_mib=%.0f wide_mib=%.0f "
+        "cache=%s slots=%d tokens_per_slot=%d bytes_per_token=%d free_mib=%.0f",
         manifest.tag,
         need.weights / _MIB,
         need.cache / _MIB,
         need.attention / _MIB,
+        need.wide / _MIB,
         manifest.cache_precision,
         config.max_num_seqs,
         capacity(manifest),
         manifest.cache_bytes_per_token,
         free / _MIB,
     )
+    if need.wide and need.total > free:
+        logger.info("wide steps off version=%s reason=memory", manifest.tag)
+        need = replace(need, wide=0)
     if need.total > free:
         raise ConfigError(_refusal(manifest, config, need, free, loaded_bytes))
     return need

@@ -1,5 +1,8 @@
 """One packed run of the ONNX graph over all slots. The only file that knows the runtime.
 
+A quantized version may have a second graph, with fp32 products, for steps of many tokens. Both run
+over the same state, so that every step can take either.
+
 State is updated in place: every run binds the same memory as input and as output, starting at the
 lowest slot that takes part. The small inputs and the results live in arrays that all runs share; a
 binding, which costs as much as a small step, is kept per shape.
@@ -20,6 +23,8 @@ from numpy.typing import NDArray
 from everloop.attention_kernel import choose_attention_kernel
 from everloop.errors import ArtifactError, EngineError
 from everloop.manifest import Manifest
+from everloop.wide_graph import FILE_NAME as WIDE_GRAPH
+from everloop.wide_graph import UNPACK_ENTRY
 from serving.engine.config import EngineConfig
 from serving.engine.scheduler import ScheduledRow
 from serving.engine.slot_state import SlotState
@@ -36,10 +41,11 @@ class _Shape(NamedTuple):
     width: int  # S
     results: int  # R
     output: str
+    is_wide: bool
 
 
 class ModelRunner:
-    """A session, the state of its slots and the arrays that a run reads and writes.
+    """Sessions, the state of their slots and the arrays that a run reads and writes.
 
     Args:
         folder: a model version.
@@ -49,6 +55,8 @@ class ModelRunner:
     Attributes:
         manifest: of the version.
         state: of its slots.
+        wide_from: tokens of a step from which on it runs the wide graph, which is then open; None
+            where no step does.
 
     Raises:
         ArtifactError: ONNX Runtime does not take the graph.
@@ -59,8 +67,10 @@ class ModelRunner:
         self._folder = folder
         self.manifest = manifest
         self.state = SlotState(manifest, num_slots)
+        self.wide_from: int | None = None
         self._options = _options(config)
-        self._session = self._open()
+        self._session = self._open(_GRAPH)
+        self._wide: Any = None
         self._bindings: OrderedDict[_Shape, Any] = OrderedDict()
         self._layout: object = None
         cells = num_slots * manifest.max_query_len
@@ -109,7 +119,9 @@ class ModelRunner:
         counts = [len(row.token_ids) for row in rows]
         wanted = [row.num_logits for row in rows]
         span = slots[-1] - slots[0] + 1
-        shape = _Shape(slots[0], sum(counts), span, max(counts), sum(wanted), output)
+        num_tokens = sum(counts)
+        is_wide = self.wide_from is not None and num_tokens >= self.wide_from
+        shape = _Shape(slots[0], num_tokens, span, max(counts), sum(wanted), output, is_wide)
         totals = [
             row.sequence.num_computed_tokens + count
             for row, count in zip(rows, counts, strict=True)
@@ -127,16 +139,32 @@ class ModelRunner:
         self._seqlens_k[self._row_index] = totals
         self._seqlens_k[self._row_index] -= 1
         self._total_len[0] = max(totals)
+        session = self._wide if is_wide else self._session
         try:
-            self._session.run_with_iobinding(self._binding(shape), self._run_options)
+            session.run_with_iobinding(self._binding(shape), self._run_options)
         except Exception as error:
             raise EngineError(f"ONNX Runtime failed in a step: {error}") from error
         return self._results[output][: shape.results]
 
     def reopen(self) -> None:
-        """Open the session again; the state of the slots stays."""
+        """Open the sessions again; the state of the slots stays."""
         self._bindings.clear()
-        self._session = self._open()
+        self._session = self._open(_GRAPH)
+        if self._wide is not None:
+            self.open_wide()
+
+    def open_wide(self) -> None:
+        """Open the wide graph of a version that has one; `wide_from` says which steps run it.
+
+        Raises:
+            ArtifactError: ONNX Runtime does not take the graph.
+        """
+        self._wide = self._open(WIDE_GRAPH)
+
+    def close_wide(self) -> None:
+        """Give the memory of the wide graph back."""
+        self.wide_from = self._wide = None
+        self._bindings.clear()
 
     def _check(self, shape: _Shape, slots: list[int], counts: list[int], totals: list[int]) -> None:
         # GroupQueryAttention writes S new positions for every row, padding included; beyond the
@@ -190,8 +218,8 @@ class ModelRunner:
         return binding
 
     def _bind(self, shape: _Shape) -> Any:
-        binding = self._session.io_binding()
-        first_slot, tokens, rows, width, results, output = shape
+        first_slot, tokens, rows, width, results, output, is_wide = shape
+        binding = (self._wide if is_wide else self._session).io_binding()
         for name, array, dims in (
             ("input_ids", self._input_ids, (tokens,)),
             ("pad_index", self._pad_index, (rows, width)),
@@ -211,15 +239,16 @@ class ModelRunner:
             binding.bind_output(state.output, *memory)
         return binding
 
-    def _open(self) -> Any:
+    def _open(self, graph: str) -> Any:
         choose_attention_kernel()
+        path = self._folder / graph
         try:
             return ort.InferenceSession(
-                str(self._folder / _GRAPH), self._options, providers=["CPUExecutionProvider"]
+                str(path), self._options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
             raise ArtifactError(
-                f"{self._folder / _GRAPH} cannot be opened by ONNX Runtime {ort.__version__}: "
+                f"{path} cannot be opened by ONNX Runtime {ort.__version__}: "
                 f"{error}. Export the model version again."
             ) from error
 
@@ -230,6 +259,7 @@ def _options(config: EngineConfig) -> Any:
     options.inter_op_num_threads = 1
     spinning = str(int(config.allow_spinning))
     options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+    options.add_session_config_entry(*UNPACK_ENTRY)
     # The planner keeps a pattern for every shape it meets, and shapes differ with every prompt.
     options.enable_mem_pattern = False
     return options

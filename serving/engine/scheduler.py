@@ -83,6 +83,8 @@ class Scheduler:
         max_query_len: tokens that one sequence may add in a step.
         times: of the steps before, which bound the prompt tokens beside running answers.
         drafter: None for a model whose state cannot be taken back.
+        wide_from: tokens of a step from which on other products compute it. Drafts make no step one
+            of these: an answer would depend on what was drafted.
     """
 
     def __init__(
@@ -92,12 +94,14 @@ class Scheduler:
         max_query_len: int,
         times: StepTimes,
         drafter: Drafter | None = None,
+        wide_from: int | None = None,
     ) -> None:
         self._cache = cache
         self._budget = max_num_batched_tokens
         self._max_query_len = max_query_len
         self._times = times
         self._drafter = drafter
+        self._wide_from = wide_from or 0
         self.waiting = FairQueue()
         self.running: list[Sequence] = []
 
@@ -121,6 +125,8 @@ class Scheduler:
         schedule.num_prompt_tokens = sum(count for _, count in chunks)
         drafts: dict[Sequence, list[int]] = {}
         if decoding and not rows and self._drafter:
+            if len(decoding) < self._wide_from:
+                budget = min(budget, self._wide_from - 1 - len(decoding))
             drafts = self._drafter.draft(decoding, budget, self._max_query_len - 1)
         for sequence in decoding:
             row = _chunk(sequence, 1)

@@ -27,7 +27,7 @@ def make_golden(
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     *,
-    exact: ort.InferenceSession | None,
+    wide: ort.InferenceSession | None,
     max_model_len: int,
     empty_prompt_token_id: int,
 ) -> Golden:
@@ -37,7 +37,7 @@ def make_golden(
         session: the version's own graph, in its own precision.
         tokenizer: of the version.
         prompts: at least three; a long one keeps its end.
-        exact: the same graph with fp32 activations; None when it rounds none.
+        wide: the version's graph with products in fp32; None when it rounds no activations.
         max_model_len: prompt and continuation fit into it.
         empty_prompt_token_id: stands for a prompt without tokens.
 
@@ -54,7 +54,7 @@ def make_golden(
         ids = ids[-longest:]
         logits = greedy(runner, ids, MAX_COMPLETION_TOKENS)
         completion = logits.argmax(axis=-1).tolist()
-        for other in (session, exact):
+        for other in (session, wide):
             if other is not None:
                 again = _at_once(other, [*ids, *completion[:-1]])[-len(completion) :]
                 clear_lead = max(clear_lead, float(np.abs(again - logits).max()))

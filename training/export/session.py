@@ -14,6 +14,7 @@ import onnxruntime as ort
 
 from everloop.attention_kernel import choose_attention_kernel
 from everloop.errors import ArtifactError
+from everloop.wide_graph import UNPACK_ENTRY
 
 _CPU = ("cpu", 0)
 _DTYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
@@ -32,6 +33,7 @@ def open_session(graph: Path, num_threads: int | None = None) -> ort.InferenceSe
     options.log_severity_level = 3
     # Threads that spin while they wait would take the cores from torch, and from other processes.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry(*UNPACK_ENTRY)
     try:
         return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no other base

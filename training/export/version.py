@@ -22,8 +22,8 @@ from everloop.manifest import (
     SpecialTokens,
     sha256_file,
 )
+from everloop.wide_graph import FILE_NAME as WIDE_FILE
 from training.checkpoint import read_checkpoint
-from training.export.activation_precision import keep_activations
 from training.export.architecture import Architecture, Attention, read_architecture
 from training.export.config import ExportConfig
 from training.export.golden import make_golden
@@ -36,9 +36,9 @@ from training.export.special_tokens import read_special_tokens
 from training.export.state import state_tensors
 from training.export.tokenizer_files import copy_tokenizer
 from training.export.weights import weight_files
+from training.export.wide_graph import write_wide_graph
 
 GOLDEN_FILE = "golden.json"
-_EXACT_FILE = "exact.onnx"  # beside the graph for a moment: it needs the same file of tensors
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +114,7 @@ def _complete(
     """Write everything that a version holds besides its graph."""
     special_tokens = read_special_tokens(export.checkpoint)
     copy_tokenizer(export.checkpoint, folder, export.architecture.vocab_size)
+    write_wide_graph(folder / MODEL_FILE, folder / WIDE_FILE)
     _write_golden(folder, golden_prompts, export.max_model_len, special_tokens)
     manifest = _manifest(folder, export, proven, special_tokens, lineage, evaluation)
     (folder / FILE_NAME).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
@@ -149,17 +150,15 @@ def _write_golden(
 ) -> None:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     first = special_tokens.bos_token_id
-    exact = keep_activations(folder / MODEL_FILE, folder / _EXACT_FILE)
+    wide = folder / WIDE_FILE
     golden = make_golden(
         open_session(folder / MODEL_FILE),
         tokenizer,
         prompts,
-        exact=None if exact is None else open_session(exact),
+        wide=open_session(wide) if wide.exists() else None,
         max_model_len=max_model_len,
         empty_prompt_token_id=special_tokens.pad_token_id if first is None else first,
     )
-    if exact is not None:
-        exact.unlink()
     (folder / GOLDEN_FILE).write_text(golden.model_dump_json(indent=1), encoding="utf-8")
 
 

@@ -21,6 +21,7 @@ ONE_THREAD = EngineConfig(
     max_num_batched_tokens=32,
     max_slowdown=1000,
     speculation="off",
+    wide_steps="off",
 )
 
 

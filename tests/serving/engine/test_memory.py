@@ -73,7 +73,7 @@ def test_check_memory_prints_the_numbers_before_loading(
 
     (message,) = caplog.messages
     start = f"memory needed version={manifest.tag} weights_mib=32 cache_mib=0 attention_mib=0 "
-    assert message.startswith(start)
+    assert message.startswith(f"{start}wide_mib=0 ")
     # Two layers of keys and values, two heads of 32 values of one byte.
     assert "cache=int8 slots=4 tokens_per_slot=160 bytes_per_token=256 free_mib=100" in message
 

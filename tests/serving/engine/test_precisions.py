@@ -13,7 +13,6 @@ from serving.engine.config import EngineConfig
 from serving.engine.llm_engine import LLMEngine
 from serving.engine.sampling_params import SamplingParams
 from tests.tiny_model import make_tiny_version
-from training.export.activation_precision import keep_activations
 
 PROMPTS = [
     np.random.default_rng(length).integers(3, 259, length).tolist() for length in (3, 40, 17, 70)
@@ -50,9 +49,7 @@ def test_load_takes_a_processor_that_does_not_round_activations(
     tmp_path: Path, engine_config: EngineConfig
 ) -> None:
     version = make_tiny_version(tmp_path, family="mistral", precision="int8", cache="int8")
-    exact = keep_activations(version / "model.onnx", version / "exact.onnx")
-    assert exact is not None
-    exact.replace(version / "model.onnx")
+    (version / "model.onnx").write_bytes((version / "wide.onnx").read_bytes())
     sign(version)
 
     LLMEngine.load(version, engine_config)

@@ -149,11 +149,21 @@ def test_schedule_stops_waiting_for_a_prompt_that_was_aborted() -> None:
     assert _plan(scheduler.schedule()) == [[("1", 16)]]
 
 
-def _drafting(width: int = 16) -> Scheduler:
+def _drafting(width: int = 16, wide_from: int | None = None) -> Scheduler:
     times = StepTimes(2.5)
     times.record(0.010, num_decoding=1, num_prompt_tokens=0, num_drafts=0)
     times.record(0.011, num_decoding=1, num_prompt_tokens=0, num_drafts=1)
-    return Scheduler(SlotCache(4), 32, width, times, Drafter(times, longest=8))
+    return Scheduler(SlotCache(4), 32, width, times, Drafter(times, longest=8), wide_from)
+
+
+@pytest.mark.parametrize(("wide_from", "drafted"), [(None, 2), (1, 2), (2, 0), (3, 1), (4, 2)])
+def test_schedule_drafts_make_no_step_a_wide_one(wide_from: int | None, drafted: int) -> None:
+    """A step that is wide without drafts may have them, and one that is not stays so."""
+    scheduler = _drafting(wide_from=wide_from)
+    scheduler.add(make_sequence([1, 2, 3, 4, 5, 6, 1, 2]))
+    _advance(scheduler.schedule())
+    scheduler.running[0].token_ids[-1] = 3
+    assert scheduler.schedule().num_drafts == drafted
 
 
 def test_schedule_drafts_what_the_sequence_said_before() -> None:

@@ -11,12 +11,12 @@ from transformers import AutoModelForCausalLM
 from everloop.errors import DataError
 from everloop.manifest import Golden
 from tests.tiny_model import GOLDEN_PROMPTS
-from training.export.activation_precision import keep_activations
 from training.export.architecture import read_architecture
 from training.export.golden import greedy, make_golden
 from training.export.graph import write_graph
 from training.export.session import ReferenceRunner, open_session
 from training.export.weights import Weights
+from training.export.wide_graph import write_wide_graph
 
 
 @pytest.fixture
@@ -29,14 +29,14 @@ def make(
     tokenizer: Tokenizer,
     prompts: Sequence[str] = GOLDEN_PROMPTS,
     *,
-    exact: ort.InferenceSession | None = None,
+    wide: ort.InferenceSession | None = None,
     max_model_len: int = 128,
 ) -> Golden:
     return make_golden(
         session,
         tokenizer,
         prompts,
-        exact=exact,
+        wide=wide,
         max_model_len=max_model_len,
         empty_prompt_token_id=0,
     )
@@ -81,11 +81,11 @@ def test_make_golden_calls_clear_what_rounded_activations_cannot_change(
 ) -> None:
     architecture, weights = read_architecture(tiny_checkpoint), Weights.read(tiny_checkpoint)
     graph = write_graph(architecture, weights, tmp_path, precision="int8", positions=160)
-    exact = keep_activations(graph, tmp_path / "exact.onnx")
-    assert exact is not None
-    sessions = [open_session(graph), open_session(exact)]
+    wide = write_wide_graph(graph, tmp_path / "wide.onnx")
+    assert wide is not None
+    sessions = [open_session(graph), open_session(wide)]
 
-    golden = make(sessions[0], tokenizer, exact=sessions[1])
+    golden = make(sessions[0], tokenizer, wide=sessions[1])
 
     differences = []
     for case in golden.cases:
@@ -126,8 +126,3 @@ def test_greedy_of_int8_follows_the_int8_graph(
     completion = logits.argmax(axis=-1).tolist()
     whole = ReferenceRunner(session, slots=1, capacity=100).step({0: tokens[:20] + completion})[0]
     assert whole.argmax(axis=-1)[19:-1].tolist() == completion
-
-
-def test_keep_activations_leaves_an_fp32_graph_alone(tiny_version: Path, tmp_path: Path) -> None:
-    assert keep_activations(tiny_version / "model.onnx", tmp_path / "exact.onnx") is None
-    assert not (tmp_path / "exact.onnx").exists()

@@ -69,8 +69,9 @@ def test_export_checkpoint_makes_a_verified_version(
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     assert sorted(path.name for path in folder.iterdir()) == [
         "chat_template.jinja", "golden.json", "manifest.json", "model.onnx", "model.onnx.data",
-        "tokenizer.json", "tokenizer_config.json",
+        "tokenizer.json", "tokenizer_config.json", *(["wide.onnx"] if precision != "fp32" else []),
     ]  # fmt: skip
+    assert manifest.has_wide_graph == (precision != "fp32")
     assert set(manifest.files) == {path.name for path in folder.iterdir()} - {"manifest.json"}
     assert re.fullmatch(r"v\d{14}-\d{3}-[0-9a-f]{6}", manifest.version)
     assert manifest.version.endswith(manifest.lineage.checkpoint_sha256[:6])
