@@ -37,7 +37,7 @@ class WorkerProcess:
 
     def __enter__(self) -> Self:
         """Start it, and wait until it has loaded."""
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self._log = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             self._command,
             cwd=ROOT,
