@@ -11,7 +11,13 @@ from benchmarks.peers.worker import WorkerProcess
 from benchmarks.stepping import Logits, Work
 
 LIBRARY = LLAMA_CPP / "libllama.so"
-_VARIABLES = {"PYTHONPATH": str(LLAMA_CPP), "LLAMA_CPP_LIB_PATH": str(LLAMA_CPP)}
+_VARIABLES = {
+    "PYTHONPATH": str(LLAMA_CPP),
+    "LLAMA_CPP_LIB_PATH": str(LLAMA_CPP),
+    # Its threads wait for one another asleep: nothing is timed, and spinning ones took up to four
+    # times as long where other processes wanted the cores.
+    "OMP_WAIT_POLICY": "passive",
+}
 
 
 def is_present() -> bool:

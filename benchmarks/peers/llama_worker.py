@@ -83,25 +83,36 @@ class Worker:
             self._api.llama_kv_cache_clear(self._context)
         self._lengths = [0] * len(self._lengths)
 
-    def step(self, work: Work, *, last_only: bool = False) -> Iterator[Logits]:
+    def step(self, work: Work) -> Iterator[Logits]:
         """Run new tokens of some rows, as many as fit in each call.
 
-        Args:
-            work: slots and their new tokens.
-            last_only: give logits for the last token of each row alone, as in generation.
-
         Yields:
-            [tokens with logits, V] of every call, in the order of `work`.
+            [T, V] of every call, in the order of `work`.
         """
+        tokens = [(slot, token, True) for slot, new in work for token in new]
+        for start in range(0, len(tokens), _BATCH):
+            chunk = tokens[start : start + _BATCH]
+            self._decode(chunk)
+            logits = np.empty((len(chunk), self._vocab), np.float32)
+            for place in range(len(chunk)):
+                pointer = self._api.llama_get_logits_ith(self._context, place)
+                logits[place] = np.ctypeslib.as_array(pointer, (self._vocab,))
+            yield logits
+
+    def generate(self, work: Work) -> None:
+        """Run new tokens; only the last of each row gets logits, which are waited for and left."""
         tokens = [
-            (slot, token, not last_only or place == len(new) - 1)
+            (slot, token, place == len(new) - 1)
             for slot, new in work
             for place, token in enumerate(new)
         ]
         for start in range(0, len(tokens), _BATCH):
-            yield self._decode(tokens[start : start + _BATCH])
+            self._decode(tokens[start : start + _BATCH])
+        last = (len(tokens) - 1) % _BATCH
+        self._api.llama_get_logits_ith(self._context, last)
 
-    def _decode(self, tokens: list[tuple[int, int, bool]]) -> Logits:
+    def _decode(self, tokens: list[tuple[int, int, bool]]) -> None:
+        """Run (slot, token, whether logits are wanted)."""
         batch = self._batch
         batch.n_tokens = len(tokens)
         for place, (slot, token, wanted) in enumerate(tokens):
@@ -114,35 +125,29 @@ class Worker:
         code = self._api.llama_decode(self._context, batch)
         if code:
             raise RuntimeError(f"llama_decode gave {code} for {len(tokens)} tokens.")
-        wanted = [place for place, token in enumerate(tokens) if token[2]]
-        logits = np.empty((len(wanted), self._vocab), np.float32)
-        for row, place in enumerate(wanted):
-            pointer = self._api.llama_get_logits_ith(self._context, place)
-            logits[row] = np.ctypeslib.as_array(pointer, (self._vocab,))
-        return logits
 
     def time_decode(self, prompts: list[list[int]], tokens: int) -> float:
-        """Seconds of so many steps of all rows together, after their prompts; one step warms up."""
+        """Seconds of so many steps of all rows together, after their prompts and one step more."""
         self.open(len(prompts), len(prompts[0]) + tokens + 1)
-        for _ in self.step(list(enumerate(prompts)), last_only=True):
-            pass
+        self.generate(list(enumerate(prompts)))
         started = 0.0
         for number in range(tokens + 1):
             if number == 1:
                 started = time.perf_counter()
-            for _ in self.step([(slot, [prompt[number]]) for slot, prompt in enumerate(prompts)]):
-                pass
+            place = number % len(prompts[0])
+            self.generate([(slot, [prompt[place]]) for slot, prompt in enumerate(prompts)])
         return time.perf_counter() - started
 
     def time_prefill(self, prompt: list[int]) -> float:
-        """Seconds of a prompt, after a short one to warm up."""
+        """Seconds of a prompt, after its first tokens to warm up."""
         self.open(1, len(prompt))
+        seconds = 0.0
         for tokens in (prompt[:32], prompt):
             self.clear()
             started = time.perf_counter()
-            for _ in self.step([(0, tokens)], last_only=True):
-                pass
-        return time.perf_counter() - started
+            self.generate([(0, tokens)])
+            seconds = time.perf_counter() - started
+        return seconds
 
 
 def answer(worker: Worker, request: dict[str, Any], out: BinaryIO) -> None:
