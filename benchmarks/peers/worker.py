@@ -46,7 +46,11 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             stderr=self._log,
         )
-        self._answer()
+        try:
+            self._answer()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
