@@ -48,10 +48,9 @@ class Reference:
         difference -= np.einsum("tv,tv->t", self.probabilities, difference)[:, None]
         rest = np.einsum("tv,tv->t", self.probabilities, difference)  # of rounding
         raised = np.expm1(difference, out=difference)
-        divergence: Floats = np.log1p(
-            np.einsum("tv,tv->t", self.probabilities, raised).astype(np.float64)
-        )
-        return divergence - rest
+        mean = np.einsum("tv,tv->t", self.probabilities, raised)
+        divergence: Floats = np.log1p(mean.astype(np.float64)) - rest
+        return divergence
 
     def agrees(self, logits: Logits) -> NDArray[np.bool_]:
         """Whether the likeliest token is the same, [T]."""

@@ -92,7 +92,8 @@ def _render(checkpoint: Path, tokenizer: Tokenizer, count: int) -> list[list[int
     if source is None:
         raise DataError(f"{checkpoint}: no chat template. Answers need a model that chats.")
     bos = read_special_tokens(checkpoint).bos_token_id
-    template = ChatTemplate(source, bos_token="" if bos is None else tokenizer.id_to_token(bos))
+    token = None if bos is None else tokenizer.id_to_token(bos)
+    template = ChatTemplate(source, bos_token=token or "")
     lines = PROMPTS.read_text(encoding="utf-8").splitlines()[:count]
     turns = [template.render([Message(role="user", content=line)]) for line in lines]
     return [tokenizer.encode(turn, add_special_tokens=False).ids for turn in turns]
