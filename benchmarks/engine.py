@@ -2,10 +2,12 @@
 
     .venv/bin/python -m benchmarks.engine [--quick] [--json] [--spinning]
         [--precision fp32,int8-kv8] [--peers llama.cpp,genai,transformers] [--rounds 5]
+        [--model FOLDER]
 
-A random-weight Llama of SmolLM2-135M's shape. In every round each side runs once, one after the
-other, with as many threads; the ratio is the median of the rounds' ratios. Peers that `make
-bench-peers` has not installed are left out and named.
+A random-weight Llama of SmolLM2-135M's shape, or the Llama of a Hugging Face folder. In every round
+each side runs once, one after the other, with as many threads; the ratio is the median of the
+rounds' ratios. The fastest peer of each number of rows has a line of its own: the one to judge by.
+Peers that `make bench-peers` has not installed are left out.
 """
 
 import argparse
@@ -106,7 +108,7 @@ def measure(
 def against_peers(
     name: str, precision: Precision, sides: dict[str, Side], measured: dict[int, Speeds]
 ) -> list[Result]:
-    """One line per peer and number of rows; one without a peer where there is none."""
+    """Lines for every number of rows: one per peer and the fastest's; without peers, our own."""
     results = []
     for rows, speeds in measured.items():
         what = f"{name} {_phase(rows)}"
@@ -123,6 +125,14 @@ def against_peers(
             )
             for peer in peers
         ] or [Result.of_values(what, "tokens/s", ours, cpu_pressure=speeds.pressure)]
+        if peers:
+            fastest = max(peers, key=lambda peer: statistics.median(speeds.of[peer]))
+            title = f"{what} / fastest peer ({sides[fastest].label})"
+            theirs = speeds.of[fastest]
+            pressure = speeds.pressure
+            results.append(
+                Result.of_rounds(title, "tokens/s", ours, theirs, 1.0, cpu_pressure=pressure)
+            )
     return results
 
 
@@ -221,7 +231,9 @@ def read_options() -> argparse.Namespace:
     options.add_argument("--rounds", type=int, help="of every measurement")
     options.add_argument("--rows", type=lambda text: tuple(map(int, text.split(","))), default=ROWS)
     options.add_argument("--spinning", action="store_true", help="set engine.allow_spinning")
-    options.add_argument("--tiny", action="store_true", help="a tiny model: try the command out")
+    model = options.add_mutually_exclusive_group()
+    model.add_argument("--model", type=Path, help="Hugging Face folder; absent: random weights")
+    model.add_argument("--tiny", action="store_true", help="a tiny model: try the command out")
     return options.parse_args()
 
 
@@ -230,12 +242,13 @@ def main() -> None:
     arguments = read_options()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     quick = arguments.quick
+    shape = TINY if arguments.tiny else SMOLLM2_135M
     plan = Plan(
         rounds=arguments.rounds or (2 if quick else 5),
         tokens=16 if quick else 48,
         rows=(*((1, 8) if quick else arguments.rows), PREFILL),
         peers=arguments.peers,
-        shape=TINY if arguments.tiny else SMOLLM2_135M,
+        shape=ModelShape.read(arguments.model) if arguments.model else shape,
         config=engine_config(arguments.spinning),
     )
     pressure = PressureMeter()
@@ -243,7 +256,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         Progress(console=Console(stderr=True), transient=True) as progress,
     ):
-        checkpoint = make_checkpoint(Path(folder) / "checkpoint", plan.shape)
+        checkpoint = arguments.model or make_checkpoint(Path(folder) / "checkpoint", plan.shape)
         limits = MachineLimits()
         compared = [
             compare(name, checkpoint, plan, limits, progress)
@@ -251,6 +264,7 @@ def main() -> None:
         ]
     results = [line for lines, shares in compared for line in (*lines, *shares(limits))]
     settings = {
+        "weights": arguments.model.resolve().name if arguments.model else "random",
         "threads": plan.config.threads,
         "engine.allow_spinning": arguments.spinning,
         "rounds": plan.rounds,

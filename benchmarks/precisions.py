@@ -9,13 +9,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.peers import genai, llama_cpp
+from benchmarks.peers import genai, ik_llama, llama_cpp, openvino
 from benchmarks.peers.genai import GenaiSide
+from benchmarks.peers.ik_llama import IkLlamaSide
 from benchmarks.peers.llama_cpp import LlamaCppSide
+from benchmarks.peers.openvino import OpenVinoSide
 from benchmarks.side import Side
 from training.export import ExportConfig
 
-PEERS = ("llama.cpp", "genai", "transformers")
+PEERS = ("llama.cpp", "ik_llama.cpp", "openvino", "genai", "transformers")
 PREFILL = 0  # in place of a number of rows
 
 Targets = dict[tuple[str, int], float]
@@ -27,7 +29,8 @@ class Precision:
 
     Attributes:
         export: our settings.
-        llama_cpp: its types of weights and cache.
+        llama_cpp: its types of weights and cache; ik_llama.cpp's, too.
+        openvino: type of the weights in the GGUF file that OpenVINO reads.
         genai: its precision.
         transformers: its dtype.
         bandwidth_target: share of the limit that reading the weights once a token sets.
@@ -36,6 +39,7 @@ class Precision:
 
     export: dict[str, object]
     llama_cpp: tuple[str, str] | None = None
+    openvino: str | None = None
     genai: str | None = None
     transformers: str | None = None
     bandwidth_target: float | None = None
@@ -55,6 +59,10 @@ class Precision:
         for peer in wanted:
             if peer == "llama.cpp" and self.llama_cpp and llama_cpp.is_present():
                 found[peer] = LlamaCppSide(checkpoint, *self.llama_cpp, threads)
+            elif peer == "ik_llama.cpp" and self.llama_cpp and ik_llama.is_present():
+                found[peer] = IkLlamaSide(checkpoint, *self.llama_cpp, threads)
+            elif peer == "openvino" and self.openvino and openvino.is_present():
+                found[peer] = OpenVinoSide(checkpoint, self.openvino, threads)
             elif peer == "genai" and self.genai and genai.is_present():
                 found[peer] = GenaiSide(checkpoint, self.genai, threads)
             elif peer == "transformers" and self.transformers:
@@ -66,6 +74,7 @@ class Precision:
 
 
 _LIFTED = {
+    "max_fp32_diff": 0.01,
     "max_int8_loss_increase": 10.0,
     "max_int4_loss_increase": 10.0,
     "max_int8_cache_loss_increase": 10.0,
@@ -97,6 +106,7 @@ PRECISIONS = {
     "int8-kv8": Precision(
         {"precision": "int8", "cache": "int8"},
         llama_cpp=("Q8_0", "q8_0"),
+        openvino="Q8_0",
         genai="int8",
         transformers="bfloat16",
         bandwidth_target=0.45,

@@ -1,15 +1,17 @@
-"""The model of all benchmarks: random weights in SmolLM2-135M's shape, the same for every peer.
+"""The usual model of benchmarks: random weights in SmolLM2-135M's shape, the same for every peer.
 
 Speed does not depend on what weights say, so nothing is fetched. The tokenizer has as many tokens
 as the model: whatever the model says has a text, and an event of its own in a stream.
 """
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from everloop.errors import ArtifactError
 from tests.tiny_model import GOLDEN_PROMPTS, VOCAB_SIZE, make_tiny_checkpoint
 from training.export import ExportConfig, export_checkpoint
 
@@ -18,7 +20,7 @@ _BLANKS = ("Ġ", "Ċ")  # how the file writes a space and a line break
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """Sizes of a random Llama."""
+    """Sizes of a Llama."""
 
     vocab_size: int
     hidden_size: int
@@ -28,6 +30,22 @@ class ModelShape:
     num_key_value_heads: int
     head_dim: int
     max_model_len: int
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> "ModelShape":
+        """Take them from the config.json of a Hugging Face folder.
+
+        Raises:
+            ArtifactError: it is no Llama, for which alone the peers' files can be written.
+        """
+        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        if config["model_type"] != "llama":
+            raise ArtifactError(
+                f"{checkpoint} holds a {config['model_type']} model. Give the folder of a llama."
+            )
+        names = {field.name for field in dataclasses.fields(cls)} - {"max_model_len"}
+        sizes = {name: config[name] for name in names}
+        return cls(max_model_len=config["max_position_embeddings"], **sizes)
 
     @property
     def linear_parameters(self) -> int:

@@ -14,6 +14,11 @@ PYTHON = FOLDER / "bin" / "python"
 LLAMA_CPP = FOLDER / "llama.cpp"
 
 
+def is_installed(package: str) -> bool:
+    """Whether the environment has a Python package."""
+    return any(FOLDER.glob(f"lib/python*/site-packages/{package}"))
+
+
 def model_folder(checkpoint: Path) -> Path:
     """Folder for what is made from a checkpoint; made if absent."""
     digest = hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()[:12]

@@ -1,22 +1,20 @@
 """onnxruntime-genai beside us: its own graph of the same weights, in a process of its own."""
 
-import json
 import shutil
-import subprocess
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from benchmarks.peers.environment import PYTHON, ROOT, model_folder, own_variables, run_module
+from benchmarks.peers.environment import PYTHON, is_installed, model_folder, run_module
+from benchmarks.peers.worker import WorkerProcess
 from benchmarks.side import Prompts
 
 _BUILDER = "onnxruntime_genai.models.builder"
-_STOP_SECONDS = 30
 
 
 def is_present() -> bool:
     """Whether `make bench-peers` has installed it."""
-    return any(PYTHON.parent.parent.glob("lib/python*/site-packages/onnxruntime_genai"))
+    return is_installed("onnxruntime_genai")
 
 
 def build_model(checkpoint: Path, precision: str) -> Path:
@@ -57,15 +55,9 @@ class GenaiSide:
     def __enter__(self) -> Self:
         """Build the model if it is not there, and start the process."""
         model = build_model(self._checkpoint, self._precision)
-        self._process = subprocess.Popen(
-            [PYTHON, "-m", "benchmarks.peers.genai_worker", model, str(self._threads)],
-            cwd=ROOT,
-            env=own_variables(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._read()
+        arguments = (model, str(self._threads))
+        self._worker = WorkerProcess(PYTHON, "benchmarks.peers.genai_worker", *arguments)
+        self._worker.__enter__()
         return self
 
     def __exit__(
@@ -75,41 +67,23 @@ class GenaiSide:
         trace: TracebackType | None,
     ) -> None:
         """End the process."""
-        with self._process:  # closes the pipes
-            if self._process.stdin:
-                self._process.stdin.close()
-            self._process.wait(_STOP_SECONDS)
+        self._worker.__exit__(kind, error, trace)
 
     def decode(self, prompts: Prompts, tokens: int) -> float:
         """Tokens per second of all rows together, counted after the first token."""
-        times: list[float] = self._ask(task="generate", prompts=prompts, tokens=tokens + 1)
+        times: list[float] = self._worker.ask(task="generate", prompts=prompts, tokens=tokens + 1)
         return tokens * len(prompts) / (times[-1] - times[1])
 
     def prefill(self, prompt: list[int]) -> float:
         """Prompt tokens per second."""
-        times: list[float] = self._ask(task="generate", prompts=[prompt], tokens=1)
+        times: list[float] = self._worker.ask(task="generate", prompts=[prompt], tokens=1)
         return len(prompt) / (times[1] - times[0])
 
     def serve_trace(
         self, arrivals: list[float], prompts: Prompts, tokens: list[int], max_rows: int
     ) -> list[list[float]]:
         """Serve requests as they arrive; give the seconds at which each token was there."""
-        times: list[list[float]] = self._ask(
+        times: list[list[float]] = self._worker.ask(
             task="trace", arrivals=arrivals, prompts=prompts, tokens=tokens, max_rows=max_rows
         )
         return times
-
-    def _ask(self, **request: object) -> Any:
-        assert self._process.stdin is not None, "the process was started with a pipe"
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return self._read()
-
-    def _read(self) -> Any:
-        assert self._process.stdout is not None, "the process was started with a pipe"
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(
-                f"{self.label} ended with exit code {self._process.wait(_STOP_SECONDS)}."
-            )
-        return json.loads(line)

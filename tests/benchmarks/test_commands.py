@@ -30,8 +30,11 @@ def test_engine_measures_itself_and_transformers() -> None:
     assert document["benchmark"] == "engine"
     assert [result["name"] for result in document["results"]] == [
         "fp32 decode, 1 row / transformers float32",
+        "fp32 decode, 1 row / fastest peer (transformers float32)",
         "fp32 decode, 8 rows / transformers float32",
+        "fp32 decode, 8 rows / fastest peer (transformers float32)",
         "fp32 prefill / transformers float32",
+        "fp32 prefill / fastest peer (transformers float32)",
         "fp32 single stream, share of the weights' bandwidth limit",
         "fp32 prefill, share of the fp32 multiplication peak",
     ]

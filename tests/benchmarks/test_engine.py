@@ -1,4 +1,5 @@
 import argparse
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -16,7 +17,7 @@ from benchmarks.engine import (
 )
 from benchmarks.machine_limits import MachineLimits
 from benchmarks.precisions import PRECISIONS, PREFILL, Precision
-from benchmarks.random_model import SMOLLM2_135M, TINY
+from benchmarks.random_model import SMOLLM2_135M, TINY, ModelShape, make_checkpoint
 from benchmarks.report import Result
 from benchmarks.side import Prompts, Side
 from serving.engine.config import EngineConfig
@@ -79,10 +80,32 @@ def test_every_peer_and_number_of_rows_has_a_line_with_its_target() -> None:
     _, _, lines = results(Precision({}, targets={("llama.cpp", 8): 1.6, ("genai", 1): 1.0}))
     assert [(line.name, line.value, line.peer, line.ratio, line.target) for line in lines] == [
         ("fp32 decode, 1 row / peer 1.0", 30.0, 20.0, 1.5, None),
+        ("fp32 decode, 1 row / fastest peer (peer 1.0)", 30.0, 20.0, 1.5, 1.0),
         ("fp32 decode, 8 rows / peer 1.0", 240.0, 160.0, 1.5, 1.6),
+        ("fp32 decode, 8 rows / fastest peer (peer 1.0)", 240.0, 160.0, 1.5, 1.0),
         ("fp32 prefill / peer 1.0", 300.0, 200.0, 1.5, None),
+        ("fp32 prefill / fastest peer (peer 1.0)", 300.0, 200.0, 1.5, 1.0),
     ]
-    assert lines[1].ok is False
+    assert lines[2].ok is False
+
+
+def test_the_fastest_peer_is_found_for_each_number_of_rows() -> None:
+    sides: dict[str, Side] = {
+        name: ScriptedSide(name, speed, [])
+        for name, speed in ((OURS, 30.0), ("slow", 10.0), ("fast", 40.0))
+    }
+    measured = measure(sides, PLAN, MachineLimits(), lambda: None)
+    measured[8].of["slow"] = [480.0, 480.0, 480.0]
+    lines = against_peers("fp32", Precision({}), sides, measured)
+    assert [(line.name, line.ratio, line.ok) for line in lines if "fastest" in line.name] == [
+        ("fp32 decode, 1 row / fastest peer (fast)", 0.75, False),
+        ("fp32 decode, 8 rows / fastest peer (slow)", 0.5, False),
+        ("fp32 prefill / fastest peer (fast)", 0.75, False),
+    ]
+
+
+def test_sizes_of_a_folder_are_those_of_its_model(tmp_path: Path) -> None:
+    assert ModelShape.read(make_checkpoint(tmp_path / "checkpoint", TINY)) == TINY
 
 
 def test_without_peers_our_own_figures_remain() -> None:
