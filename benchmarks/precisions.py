@@ -74,7 +74,6 @@ class Precision:
 
 
 _LIFTED = {
-    "max_fp32_diff": 0.01,
     "max_int8_loss_increase": 10.0,
     "max_int4_loss_increase": 10.0,
     "max_int8_cache_loss_increase": 10.0,
