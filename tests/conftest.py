@@ -1,8 +1,10 @@
 """What every test gets: a private home folder, and none of the developer's settings."""
 
 import getpass
+import logging
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,19 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if (name.startswith("EVERLOOP_") and name not in KEPT) or name == "BENTOML_HOME":
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def clean_logging() -> Iterator[None]:
+    """Take back what a command run inside the test did to the root logger.
+
+    Its handler writes to a stream that pytest closes, and its level would reach later tests.
+    """
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
 
 
 @pytest.fixture
