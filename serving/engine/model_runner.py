@@ -146,6 +146,11 @@ class ModelRunner:
             raise EngineError(f"ONNX Runtime failed in a step: {error}") from error
         return self._results[output][: shape.results]
 
+    @property
+    def sessions(self) -> list[Any]:
+        """ONNX Runtime's open sessions: the version's graph, and the wide one if steps run it."""
+        return [self._session] if self._wide is None else [self._session, self._wide]
+
     def reopen(self) -> None:
         """Open the sessions again; the state of the slots stays."""
         self._bindings.clear()

@@ -1,8 +1,14 @@
 """What the profiler wrote, by operator."""
 
+from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
-from benchmarks.operators import by_operator, results_of
+import pytest
+
+from benchmarks.lone_side import lone_side
+from benchmarks.operators import by_operator, decode_with_profile, results_of
+from serving.engine import wide_steps
 
 
 def node(name: str, operator: str, start: int, micros: int) -> dict[str, Any]:
@@ -34,3 +40,18 @@ def test_layers_add_up_and_what_lies_between_them_is_the_rest() -> None:
         ("8 rows: MatMul, mlp (56%)", 5.0),
         ("8 rows: between operators (44%)", 3.95),
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fp32_gain", [0.5, 2.0])
+def test_profile_is_of_the_graph_that_ran_the_steps(
+    fp32_gain: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where wide steps are faster a second session decodes; the first one's profile is empty."""
+    monkeypatch.setattr(wide_steps, "may_win", lambda speed: True)
+    monkeypatch.setattr(wide_steps.Comparison, "measure", lambda *_: (fp32_gain, 1.0))
+    options = Namespace(tiny=True, precision="int8-kv8", spinning=False)
+    with lone_side(options) as side:
+        assert (side.engine._model_runner.wide_from is not None) == (fp32_gain > 1)
+        events = decode_with_profile(side, rows=8, steps=6, folder=tmp_path)
+    assert len(by_operator(events, steps=4)["whole step"]) == 4
