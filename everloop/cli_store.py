@@ -42,10 +42,13 @@ def models_list(home: HomeOption = None, as_json: JsonOption = False) -> None:
 
 @models.command("show")
 def models_show(tag: TagArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """The manifest of one model version."""
+    """The manifest of one model version, and what it promises on this machine: it is loaded."""
+    from everloop.batch_invariance import batch_invariance
     from everloop.registry import Registry
 
-    report(Registry(open_home(home)).get(tag).manifest.model_dump(mode="json"), as_json)
+    version = Registry(open_home(home)).get(tag)
+    measured = {"batch_invariant": batch_invariance(version.path)}
+    report(version.manifest.model_dump(mode="json") | measured, as_json)
 
 
 @models.command("history")

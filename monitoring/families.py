@@ -156,7 +156,7 @@ class Families:
         self.info = Gauge(
             "llm_model_info",
             "Model versions seen by this process: 1 for the newest, 0 for those before it.",
-            ("model", "version", "precision", "provider"),
+            ("model", "version", "precision", "provider", "batch_invariant"),
             registry=registry,
         )
         self.swaps = Counter(

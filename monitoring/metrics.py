@@ -42,7 +42,7 @@ class Metrics:
         self._clock = itertools.count()
         self._series: dict[str, ModelSeries] = {}
         self._last_use: dict[str, int] = {}
-        self._info: dict[str, tuple[str, str, str]] = {}
+        self._info: dict[str, tuple[str, str, str, str]] = {}
         self._other = self._families.series(OTHER, ROUTES)
         self._swaps = {name: self._families.swaps.labels(name) for name in SWAP_RESULTS}
         self._ratings = {name: self._families.feedback.labels(name) for name in RATINGS}
@@ -133,7 +133,9 @@ class Metrics:
         """Count an attempt to change the served model version."""
         self._swaps[_closed(result, SWAP_RESULTS, "failed")].inc()
 
-    def model(self, model: str, version: str, precision: str, provider: str) -> None:
+    def model(
+        self, model: str, version: str, precision: str, provider: str, batch_invariant: bool
+    ) -> None:
         """Register the model version that answers from now on.
 
         Args:
@@ -141,15 +143,17 @@ class Metrics:
             version: the part after the colon.
             precision: of the weights.
             provider: ONNX Runtime's execution provider.
+            batch_invariant: whether its logits were the same to the last bit in any company.
         """
+        labels = (version, precision, provider, str(batch_invariant).lower())
         with self._lock:
             if model not in self._series:
                 self._series[model] = self._families.series(model, GENERATING_ROUTES)
             self._last_use[model] = next(self._clock)
-            for known, labels in self._info.items():
-                self._families.info.labels(known, *labels).set(0)
-            self._info[model] = (version, precision, provider)
-            self._families.info.labels(model, version, precision, provider).set(1)
+            for known, old in self._info.items():
+                self._families.info.labels(known, *old).set(0)
+            self._info[model] = labels
+            self._families.info.labels(model, *labels).set(1)
             while len(self._series) > self._keep_versions:
                 self._forget(min(set(self._series) - {model}, key=self._last_use.__getitem__))
 

@@ -141,10 +141,14 @@ class ChampionFollower:
             await asyncio.sleep(_SWAP_CHECK_SECONDS)
         if swap.done():
             await swap
-        manifest = version.manifest
+        manifest, answering = version.manifest, self._engine.current
         self._observer.swap("ok")
         self._observer.model(
-            tag, manifest.version, manifest.weight_precision, "CPUExecutionProvider"
+            tag,
+            manifest.version,
+            manifest.weight_precision,
+            "CPUExecutionProvider",
+            answering is not None and answering.batch_invariant,
         )
         logger.info("champion live version=%s", tag)
 

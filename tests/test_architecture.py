@@ -15,6 +15,7 @@ PACKAGES = ("everloop", "training", "serving", "monitoring", "feedback")
 FLOORS = {
     "everloop": 0,
     "everloop.__main__": 3,
+    "everloop.batch_invariance": 2,
     "everloop.cli": 3,
     "everloop.cli_data": 3,
     "everloop.cli_data_text": 3,

@@ -23,8 +23,10 @@ class ServerObserver(Protocol):
     def swap(self, result: str) -> None:
         """A change of the served version ended: ok or failed."""
 
-    def model(self, model: str, version: str, precision: str, provider: str) -> None:
-        """This version answers from now on."""
+    def model(
+        self, model: str, version: str, precision: str, provider: str, batch_invariant: bool
+    ) -> None:
+        """This version answers from now on; company changes its logits or not, as measured."""
 
     def event_loop_lag(self, seconds: float) -> None:
         """The event loop woke up so late."""

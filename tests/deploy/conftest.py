@@ -41,7 +41,7 @@ def server_registry() -> CollectorRegistry:
     """A server after one request."""
     registry = CollectorRegistry()
     metrics = Metrics(registry)
-    metrics.model(TAG, TAG.partition(":")[2], "int8", "CPUExecutionProvider")
+    metrics.model(TAG, TAG.partition(":")[2], "int8", "CPUExecutionProvider", True)
     metrics.scheduled(TAG, 0.002, 40, 32)
     metrics.step(TAG, 0.004, 3)
     metrics.first_token(TAG, 0.05, 0.048)

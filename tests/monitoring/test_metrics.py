@@ -28,7 +28,7 @@ def metrics(registry: CollectorRegistry) -> Metrics:
 
 
 def announce(metrics: Metrics, tag: str) -> None:
-    metrics.model(tag, tag.partition(":")[2], "int8", "CPUExecutionProvider")
+    metrics.model(tag, tag.partition(":")[2], "int8", "CPUExecutionProvider", True)
 
 
 def busy(metrics: Metrics) -> Metrics:
@@ -199,7 +199,10 @@ def test_model_creates_all_label_sets_at_zero(
 
 def test_model_marks_only_the_newest_version(metrics: Metrics, registry: CollectorRegistry) -> None:
     announce(metrics, "everloop:v2")
-    labels = {"version": "v2", "precision": "int8", "provider": "CPUExecutionProvider"}
+    labels = {
+        "version": "v2", "precision": "int8", "provider": "CPUExecutionProvider",
+        "batch_invariant": "true",
+    }  # fmt: skip
     assert registry.get_sample_value("llm_model_info", {**labels, "model": "everloop:v2"}) == 1
     old = {**labels, "model": TAG, "version": TAG.partition(":")[2]}
     assert registry.get_sample_value("llm_model_info", old) == 0

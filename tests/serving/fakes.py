@@ -173,6 +173,7 @@ class ObserverLog:
     ratings: list[str] = field(default_factory=list)
     swaps: list[str] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
+    batch_invariant: list[bool] = field(default_factory=list)
     lags: list[float] = field(default_factory=list)
     dropped: int = 0
 
@@ -185,8 +186,11 @@ class ObserverLog:
     def swap(self, result: str) -> None:
         self.swaps.append(result)
 
-    def model(self, model: str, version: str, precision: str, provider: str) -> None:
+    def model(
+        self, model: str, version: str, precision: str, provider: str, batch_invariant: bool
+    ) -> None:
         self.models.append(model)
+        self.batch_invariant.append(batch_invariant)
 
     def event_loop_lag(self, seconds: float) -> None:
         self.lags.append(seconds)

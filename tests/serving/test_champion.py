@@ -81,6 +81,7 @@ def test_first_version_of_a_home_becomes_its_champion(home, versions):
             champion = s.store.champion()
             assert (champion.model_version, champion.status) == (newest, "live")
             assert (s.observer.swaps, s.observer.models) == (["ok"], [newest])
+            assert s.observer.batch_invariant == [s.engine.current.batch_invariant]
 
     asyncio.run(run())
 

@@ -82,7 +82,7 @@ def server(versions: tuple[Path, Path], tmp_path_factory) -> Iterator[Server]:
         server.loop = asyncio.get_running_loop()
         await engine.start()
         manifest = await engine.swap(versions[0], 0)
-        metrics.model(manifest.tag, manifest.version, manifest.weight_precision, "CPU")
+        metrics.model(manifest.tag, manifest.version, manifest.weight_precision, "CPU", True)
         async with watch(app):
             yield
         await engine.stop(1)
