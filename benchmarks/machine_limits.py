@@ -14,8 +14,6 @@ import onnxruntime as ort
 import torch
 from onnx import TensorProto, helper
 
-_READ_BYTES = 512 << 20  # far beyond every cache
-_MATRIX = 2_048
 _TRIES = 8
 
 
@@ -26,26 +24,30 @@ class MachineLimits:
     Attributes:
         bytes_per_second: read from memory.
         flops: single-precision operations per second, a multiplication and an addition being two.
+        read_bytes: read at once; the default is far beyond every cache.
+        matrix: rows and columns of what is multiplied.
     """
 
     bytes_per_second: float = 0.0
     flops: float = 0.0
+    read_bytes: int = 512 << 20
+    matrix: int = 2_048
 
     def measure(self, threads: int) -> None:
         """Raise the limits to what so many threads reach now; takes a second."""
-        self.bytes_per_second = max(self.bytes_per_second, _read_speed(threads))
-        self.flops = max(self.flops, _gemm_speed(threads))
+        self.bytes_per_second = max(self.bytes_per_second, _read_speed(threads, self.read_bytes))
+        self.flops = max(self.flops, _gemm_speed(threads, self.matrix))
 
 
-def _read_speed(threads: int) -> float:
+def _read_speed(threads: int, read_bytes: int) -> float:
     torch.set_num_threads(threads)
-    block = torch.ones(_READ_BYTES // 4)
-    return _READ_BYTES / _best(block.sum)
+    block = torch.ones(read_bytes // 4)
+    return read_bytes / _best(block.sum)
 
 
-def _gemm_speed(threads: int) -> float:
+def _gemm_speed(threads: int, matrix: int) -> float:
     """ONNX Runtime's kernel, which was faster here than torch's."""
-    dims = [_MATRIX, _MATRIX]
+    dims = [matrix, matrix]
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name in "abc"]
     node = helper.make_node("MatMul", ["a", "b"], ["c"])
     opset = [helper.make_opsetid("", 21)]
@@ -55,7 +57,7 @@ def _gemm_speed(threads: int) -> float:
     options.intra_op_num_threads = threads
     session = ort.InferenceSession(_serialized(model), options, providers=["CPUExecutionProvider"])
     feeds = {name: np.ones(dims, np.float32) for name in "ab"}
-    return 2.0 * _MATRIX**3 / _best(lambda: session.run(None, feeds))
+    return 2.0 * matrix**3 / _best(lambda: session.run(None, feeds))
 
 
 def _serialized(model: onnx.ModelProto) -> bytes:

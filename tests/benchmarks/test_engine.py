@@ -25,6 +25,11 @@ from serving.engine.config import EngineConfig
 PLAN = Plan(rounds=3, tokens=4, rows=(1, 8, PREFILL), peers=(), shape=TINY, config=EngineConfig())
 
 
+def limits() -> MachineLimits:
+    """Measured like any, with little work: these tests read no limit."""
+    return MachineLimits(read_bytes=1 << 20, matrix=64)
+
+
 class ScriptedSide:
     """Decodes at `speed` a row, reads prompts ten times as fast, and notes what it was asked."""
 
@@ -60,7 +65,7 @@ def results(precision: Precision) -> tuple[list[str], list[ScriptedSide], list[R
     turns: list[str] = []
     ours, peer = ScriptedSide("ours", 30.0, turns), ScriptedSide("peer 1.0", 20.0, turns)
     sides: dict[str, Side] = {OURS: ours, "llama.cpp": peer}
-    measured = measure(sides, PLAN, MachineLimits(), lambda: None)
+    measured = measure(sides, PLAN, limits(), lambda: None)
     return turns, [ours, peer], against_peers("fp32", precision, sides, measured)
 
 
@@ -94,7 +99,7 @@ def test_the_fastest_peer_is_found_for_each_number_of_rows() -> None:
         name: ScriptedSide(name, speed, [])
         for name, speed in ((OURS, 30.0), ("slow", 10.0), ("fast", 40.0))
     }
-    measured = measure(sides, PLAN, MachineLimits(), lambda: None)
+    measured = measure(sides, PLAN, limits(), lambda: None)
     measured[8].of["slow"] = [480.0, 480.0, 480.0]
     lines = against_peers("fp32", Precision({}), sides, measured)
     assert [(line.name, line.ratio, line.ok) for line in lines if "fastest" in line.name] == [
@@ -110,7 +115,7 @@ def test_sizes_of_a_folder_are_those_of_its_model(tmp_path: Path) -> None:
 
 def test_without_peers_our_own_figures_remain() -> None:
     side = ScriptedSide("ours", 30.0, [])
-    measured = measure({OURS: side}, PLAN, MachineLimits(), lambda: None)
+    measured = measure({OURS: side}, PLAN, limits(), lambda: None)
     lines = against_peers("fp32", PRECISIONS["fp32"], {OURS: side}, measured)
     assert [(line.name, line.peer) for line in lines] == [
         ("fp32 decode, 1 row", None),
@@ -121,7 +126,7 @@ def test_without_peers_our_own_figures_remain() -> None:
 
 def test_shares_of_the_machine_use_the_bytes_and_operations_of_a_token() -> None:
     side = ScriptedSide("ours", 30.0, [])
-    measured = measure({OURS: side}, PLAN, MachineLimits(), lambda: None)
+    measured = measure({OURS: side}, PLAN, limits(), lambda: None)
     shares = against_machine(
         "fp32",
         Precision({}, bandwidth_target=0.5),

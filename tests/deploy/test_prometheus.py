@@ -28,6 +28,7 @@ def test_config_and_rules_are_valid(promtool: str) -> None:
     assert f"{len(rules())} rules found" in run(promtool, "check", "config", "prometheus.yml")
 
 
+@pytest.mark.slow
 def test_alerts_fire_and_stay_silent_as_their_tests_say(promtool: str) -> None:
     assert "SUCCESS" in run(promtool, "test", "rules", "alerts_test.yml")
 

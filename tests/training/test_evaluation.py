@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.training.preferences import pairs, rated
 from tests.training.test_row_quality import _chat, _text
 from training.config import DpoConfig
@@ -12,6 +14,7 @@ from training.run_report_page import write_report
 from training.tune import fine_tune
 
 
+@pytest.mark.slow
 def test_report_tells_what_a_run_came_to(tiny_checkpoint: Path, tmp_path: Path) -> None:
     config = DpoConfig(
         max_steps=4, device_batch_size=4, grad_accum_steps=1, eval_every=2, log_every=1,

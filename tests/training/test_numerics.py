@@ -56,6 +56,7 @@ def test_formats_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
         settle_numerics(run, "cpu")
 
 
+@pytest.mark.slow
 def test_a_stored_format_decides_the_weights(
     tiny_shards: Path, tiny_tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,6 +67,7 @@ class FillDiskAt(TrainerCallback):
             file.symlink_to("/dev/full")  # every write fails with "no space left on device"
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_previous_state_whole(
     tiny_shards: Path, tiny_tokenizer: Path, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ def _page(folder: Path, metrics: dict[str, float], found: Findings, parent: str 
     return page.read_text(encoding="utf-8").rpartition("<main>")[2]
 
 
+@pytest.mark.slow
 def test_an_overfitted_run_is_said_to_overfit(tiny_tokenizer: Path, tmp_path: Path) -> None:
     """A real run: it learns by heart in which order ten words come, which is chance."""
     chance = random.Random(0)
