@@ -1,8 +1,6 @@
 """Programs from outside Python, a live exposition, and what both processes really expose."""
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,18 +10,9 @@ from monitoring.drift_metrics import DriftMetrics
 from monitoring.drift_report import ColumnDrift, DriftReport
 from monitoring.metrics import Metrics
 from monitoring.training_metrics import GAUGES, TrainingCollector
+from tests.programs import program
 
 TAG = "everloop:v20260101000000-abcdef"
-
-
-def program(name: str) -> str:
-    """Find a program; without it skip the test, but fail in CI, where it must be installed."""
-    path = shutil.which(name)
-    if path is None and os.environ.get("CI") == "true":
-        pytest.fail(f"{name} is missing in CI: run scripts/install-test-tools.sh first")
-    if path is None:
-        pytest.skip(f"{name} is not installed: run scripts/install-test-tools.sh")
-    return path
 
 
 @pytest.fixture
