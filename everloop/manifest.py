@@ -19,7 +19,8 @@ FILE_NAME = "manifest.json"
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A graph that is broken may have a loss that is no number, which is to be told, too.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
 class StateTensor(_Part):
@@ -53,11 +54,37 @@ class SpecialTokens(_Part):
     pad_token_id: int
 
 
+class Divergence(_Part):
+    """How far a precision's next tokens lie from those of fp32 weights with an fp32 cache.
+
+    Intervals are 95 % of the mean over windows of text; of one window there is none.
+
+    Attributes:
+        tokens: that were compared.
+        mean_kl: Kullback-Leibler divergence from fp32 to this precision, nats per token.
+        p99_kl: of single tokens, the 99th percentile.
+        top_1_agreement: share of tokens after which the likeliest one is the same.
+        equal_answers: share of greedy answers to chat prompts that are the same to their last
+            token; absent for a model without a chat template.
+    """
+
+    tokens: int
+    mean_kl: float
+    mean_kl_interval: tuple[float, float] | None
+    p99_kl: float
+    top_1_agreement: float
+    top_1_interval: tuple[float, float] | None
+    equal_answers: float | None = None
+
+
 class PrecisionReport(_Part):
     """What one precision of weights and cache costs and gives, against fp32 for both.
 
     Attributes:
-        val_loss: nats per token over the same validation windows, through the cache.
+        val_loss: nats per token over validation windows, through the cache. Precisions are measured
+            on as many of the same windows as the decision about them needs.
+        val_loss_interval: 95 % of it over the windows; absent in versions of before.
+        divergence: from fp32; absent for fp32 itself and in versions of before.
         weight_loss_increase: of these weights with an fp32 cache, as a share of the loss of fp32.
         cache_loss_increase: of this cache, as a share of the loss of the same weights without it.
         weights_bytes: of the graph and its tensors.
@@ -72,6 +99,8 @@ class PrecisionReport(_Part):
     block_size: int | None
     cache: Literal["fp32", "int8"]
     val_loss: float
+    val_loss_interval: tuple[float, float] | None = None
+    divergence: Divergence | None = None
     weight_loss_increase: float
     cache_loss_increase: float
     weights_bytes: int

@@ -72,6 +72,10 @@ class ReferenceRunner:
                 self.state[tensor.name] = state
         self.is_recurrent = all(tensor.ndim == 2 for tensor in self.state.values())
 
+    def clear(self) -> None:
+        """Forget what all slots hold."""
+        self.lengths[:] = 0
+
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Start a slot with the first tokens of another; of a recurrent state, with all of them."""
         for tensor in self.state.values():

@@ -60,7 +60,7 @@ def export_checkpoint(
         checkpoint: Hugging Face folder with tokenizer.json; with everloop.json its hashes are
             checked.
         validation_windows: token ids [N, context + 1]; int4 weights are fitted to every fourth,
-            which no loss is then measured on.
+            which no loss is then measured on. Precisions are compared on as few as that takes.
         config: the table [export].
         bytes_per_token: UTF-8 bytes of the validation text per token, for bits per byte.
         golden_prompts: at least three.
@@ -88,6 +88,8 @@ def export_checkpoint(
         windows=windows,
         calibration=calibration,
         bytes_per_token=bytes_per_token,
+        # Losses of versions that learned from datasets here are compared with one another.
+        least_windows=len(windows) if lineage.datasets else 0,
         progress=progress,
     )
     target = staging / _version_name(lineage)
