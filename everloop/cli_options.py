@@ -15,7 +15,7 @@ from everloop.settings import Home, RunFile, Settings
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-    from everloop.manifest import PrecisionReport
+    from everloop.manifest import Divergence, PrecisionReport
     from everloop.registry import ModelVersion
     from feedback.store.store import Store
 
@@ -71,9 +71,18 @@ def report_version(version: "ModelVersion", as_json: bool) -> None:
         **manifest.export.model_dump(exclude=set() if as_json else {"precisions"}),
     }
     report(result, as_json)
-    if manifest.export.precisions and not as_json:
-        typer.echo()
-        report([_precision_row(one) for one in manifest.export.precisions], as_json)
+    if not as_json:
+        print_precisions(manifest.export.precisions)
+
+
+def print_precisions(precisions: "Sequence[PrecisionReport]") -> None:
+    """Print what was measured of each precision as a table, and why some are refused."""
+    if not precisions:
+        return
+    typer.echo()
+    _print_table([_precision_row(one) for one in precisions])
+    for refusal in filter(None, (one.refusal for one in precisions)):
+        typer.echo(f"refused: {refusal}")
 
 
 def _precision_row(measured: "PrecisionReport") -> dict[str, str]:
@@ -86,14 +95,33 @@ def _precision_row(measured: "PrecisionReport") -> dict[str, str]:
     return {
         "weights": weights,
         "cache": measured.cache,
-        "loss": f"{measured.val_loss:.4f}",
+        "loss": f"{measured.val_loss:.4f}{_margin(measured.val_loss_interval, '.4f')}",
         "by weights": f"{measured.weight_loss_increase:+.2%}",
         "by cache": f"{measured.cache_loss_increase:+.2%}",
+        **_distances(measured.divergence),
         "MiB": f"{measured.weights_bytes / 2**20:,.1f}",
         "bytes/token": f"{measured.cache_bytes_per_token:,}",
         "refused": "yes" if measured.refusal else "",
         **speeds,
     }
+
+
+def _distances(found: "Divergence | None") -> dict[str, str]:
+    if found is None:
+        return dict.fromkeys(("mean KL", "p99 KL", "top-1", "same answers", "tokens"), "")
+    equal = found.equal_answers
+    return {
+        "mean KL": f"{found.mean_kl:.4f}{_margin(found.mean_kl_interval, '.4f')}",
+        "p99 KL": f"{found.p99_kl:.4f}",
+        "top-1": f"{found.top_1_agreement:.1%}{_margin(found.top_1_interval, '.1%')}",
+        "same answers": "" if equal is None else f"{equal:.0%}",
+        "tokens": f"{found.tokens:,}",
+    }
+
+
+def _margin(interval: tuple[float, float] | None, form: str) -> str:
+    """Half of an interval around a mean, of 95 %."""
+    return "" if interval is None else f" ±{(interval[1] - interval[0]) / 2:{form}}"
 
 
 def report(result: Mapping[str, Any] | Sequence[Mapping[str, Any]], as_json: bool) -> None:

@@ -5,7 +5,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from everloop.cli_options import HomeOption, JsonOption, open_home, open_store, report, vars_of
+from everloop.cli_options import (
+    HomeOption,
+    JsonOption,
+    open_home,
+    open_store,
+    print_precisions,
+    report,
+    vars_of,
+)
 
 models = typer.Typer(
     help="Model versions: list, promote, roll back, export, trace an answer to its sources.",
@@ -42,13 +50,18 @@ def models_list(home: HomeOption = None, as_json: JsonOption = False) -> None:
 
 @models.command("show")
 def models_show(tag: TagArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """The manifest of one model version, and what it promises on this machine: it is loaded."""
+    """The manifest of one model version, the precisions that were measured for it, and what it
+    promises on this machine: it is loaded.
+    """
     from everloop.batch_invariance import batch_invariance
     from everloop.registry import Registry
 
     version = Registry(open_home(home)).get(tag)
+    hidden = None if as_json else {"export": {"precisions"}}
     measured = {"batch_invariant": batch_invariance(version.path)}
-    report(version.manifest.model_dump(mode="json") | measured, as_json)
+    report(version.manifest.model_dump(mode="json", exclude=hidden) | measured, as_json)
+    if not as_json:
+        print_precisions(version.manifest.export.precisions)
 
 
 @models.command("history")

@@ -37,8 +37,7 @@ def import_checkpoint(
 
     Args:
         home: where the version is kept.
-        run: its table [export]; a name that it does not give is that of the folder, or what the
-            GGUF file calls its model.
+        run: its table [export]; a name that it does not give is that of the folder or GGUF file.
         checkpoint: a folder with config.json, safetensors (whole or in shards) and tokenizer.json,
             or a GGUF file.
         text: file, folder, pattern or URL of text to compare the precisions on.

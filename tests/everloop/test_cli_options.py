@@ -1,10 +1,18 @@
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from everloop.cli_options import report, report_version
-from everloop.manifest import ExportReport, Lineage, Manifest, PrecisionReport, SpecialTokens
+from everloop.manifest import (
+    Divergence,
+    ExportReport,
+    Lineage,
+    Manifest,
+    PrecisionReport,
+    SpecialTokens,
+)
 from everloop.registry import ModelVersion
 
 
@@ -27,7 +35,21 @@ def version() -> ModelVersion:
     precisions = (
         measured(tokens_per_second={1: 81.4, 8: 320.0}, prefill_tokens_per_second=1400.0),
         measured(
-            weights="int4", block_size=64, val_loss=4.2, weight_loss_increase=0.05, refusal="much"
+            weights="int4",
+            block_size=64,
+            val_loss=4.2,
+            val_loss_interval=(4.1, 4.3),
+            weight_loss_increase=0.05,
+            divergence=Divergence(
+                tokens=2048,
+                mean_kl=0.27,
+                mean_kl_interval=(0.25, 0.29),
+                p99_kl=2.5,
+                top_1_agreement=0.708,
+                top_1_interval=(0.698, 0.718),
+                equal_answers=0.125,
+            ),
+            refusal="much",
         ),
     )
     manifest = Manifest(
@@ -70,10 +92,12 @@ def test_report_version_prints_a_table_of_precisions(
     assert "precisions" not in record
     lines = [" ".join(line.split()) for line in table.strip().splitlines()]
     assert lines == [
-        "weights cache loss by weights by cache MiB bytes/token refused "
-        "tokens/s at 1 tokens/s at 8 prefill",
+        "weights cache loss by weights by cache mean KL p99 KL top-1 same answers tokens "
+        "MiB bytes/token refused tokens/s at 1 tokens/s at 8 prefill",
         "fp32 fp32 4.0000 +0.00% +0.00% 3.0 46,080 81 320 1,400",
-        "int4 b64 fp32 4.2000 +5.00% +0.00% 3.0 46,080 yes",
+        "int4 b64 fp32 4.2000 ±0.1000 +5.00% +0.00% 0.2700 ±0.0200 2.5000 70.8% ±1.0% 12% 2,048 "
+        "3.0 46,080 yes",
+        "refused: much",
     ]
 
 
@@ -88,6 +112,26 @@ def test_report_version_as_json_keeps_every_number(
     )  # fmt: skip
     assert result["precisions"][0]["tokens_per_second"] == {"1": 81.4, "8": 320.0}
     assert result["precisions"][1]["refusal"] == "much"
+    assert result["precisions"][1]["divergence"]["mean_kl"] == 0.27
+
+
+def test_a_manifest_of_before_is_read_and_one_with_a_broken_loss_is_read_back(
+    version: ModelVersion,
+) -> None:
+    manifest = version.manifest
+    written = json.loads(manifest.model_dump_json())
+    for row in written["export"]["precisions"]:
+        del row["divergence"], row["val_loss_interval"]
+    assert Manifest.model_validate_json(json.dumps(written)).export.precisions[1].refusal == "much"
+    broken = manifest.model_copy(
+        update={
+            "export": manifest.export.model_copy(
+                update={"precisions": (measured(val_loss=math.nan, refusal="broken"),)}
+            )
+        }
+    )
+    read = Manifest.model_validate_json(broken.model_dump_json())
+    assert math.isnan(read.export.precisions[0].val_loss)
 
 
 def test_report_leaves_cells_empty_that_a_row_does_not_have(

@@ -90,7 +90,7 @@ def test_import_checkpoint_may_be_shorter_than_a_window(
     manifest = import_checkpoint(home, run, checkpoint, text=text).manifest
 
     assert manifest.max_model_len == 40
-    assert manifest.export.validation_tokens == 64 * 40
+    assert manifest.export.validation_tokens == 8 * 40
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -145,7 +145,7 @@ def test_import_of_auto_precision_measures_all_and_keeps_one_that_passes(
 def test_import_measures_on_python_docs_without_a_text(home: Home, checkpoint: Path) -> None:
     manifest = import_checkpoint(home, FP32, checkpoint).manifest
 
-    assert manifest.export.validation_tokens == 64 * 64
+    assert manifest.export.validation_tokens == 8 * 64
 
 
 @pytest.mark.parametrize(
