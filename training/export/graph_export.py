@@ -5,6 +5,7 @@ and cache is judged by how far from it the next tokens lie in the same windows.
 """
 
 import math
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +41,8 @@ from training.export.speed import measure_speeds
 from training.export.weights import Weights
 
 _MIN_SPLIT = 8  # windows
+# Times the limit: fitting takes a third off the KL of int4 (docs/decisions.md), not three quarters.
+_HOPELESS = 4
 _INT8_CACHE_FILE = "model-int8-cache.onnx"
 
 
@@ -106,13 +109,14 @@ class GraphExport:
         moments = InputMoments(graph, self.calibration)
         for weights in reversed(formats):  # the cheapest first
             if weights != FP32:
-                _, graph = self._write_quantized(scratch, weights, fp32, moments)
-                measured += self._measure(qualification, graph, weights, caches, scales)
-        if FP32 not in formats or "fp32" not in caches:
-            del measured[0]
+                compared = self._write_quantized(scratch, weights, fp32, moments, qualification)
+                measured += self._measure(qualification, compared, weights, caches, scales)
+        # Beside quantized weights that qualify, fp32 ones are never the faster for an int8 cache.
         is_needed = all(one.report.refusal is not None for one in measured[1:])
         if FP32 in formats and "int8" in caches and is_needed:
             measured.append(_cached(qualification, fp32, FP32, qualification.exact, scales))
+        if FP32 not in formats or "fp32" not in caches:
+            del measured[0]
         self._refuse_all(measured)
         if self.config.precision == "auto":
             measured = self._with_speeds(measured)
@@ -154,12 +158,28 @@ class GraphExport:
         )
 
     def _write_quantized(
-        self, scratch: Path, weights: WeightFormat, fp32: Path, moments: InputMoments
-    ) -> tuple[int, Path]:
-        """Fit 4 bits to what enters each matrix; with 8 bits bring the channels to like sizes."""
-        if weights.precision == "int4":
-            return self._write(scratch, weights, moments)
-        return self._write(scratch, weights, equalize(self.architecture, fp32, self.calibration))
+        self,
+        scratch: Path,
+        weights: WeightFormat,
+        fp32: Path,
+        moments: InputMoments,
+        qualification: Qualification,
+    ) -> ComparedGraph:
+        """Fit 4 bits to what enters each matrix; with 8 bits bring the channels to like sizes.
+
+        Where nobody asked for int4, it is rounded first: fitting is the dearest step of all, and
+        cannot make up for a distance of many times the limit.
+        """
+        if weights.precision == "int8":
+            factors = equalize(self.architecture, fp32, self.calibration)
+            return ComparedGraph(self._write(scratch, weights, factors)[1], qualification.exact)
+        if self.config.precision == "auto":
+            rounded = ComparedGraph(self._write(scratch, weights)[1], qualification.exact)
+            label = f"{weights}, rounded"
+            if qualification.distance(rounded, label) > _HOPELESS * self.config.max_kl:
+                return rounded
+            shutil.rmtree(rounded.graph.parent)
+        return ComparedGraph(self._write(scratch, weights, moments)[1], qualification.exact)
 
     def _write(
         self,
@@ -185,18 +205,18 @@ class GraphExport:
     def _measure(
         self,
         qualification: Qualification,
-        graph: Path,
+        compared: ComparedGraph,
         weights: WeightFormat,
         caches: Sequence[CachePrecision],
         scales: CacheScales,
     ) -> Iterator[Measured]:
         """Measure weights with an fp32 cache, then, if they qualify, with an int8 cache."""
-        plain, compared = qualification.weights(graph, weights)
+        plain = qualification.weights(compared, weights)
         qualifies = plain.report.refusal is None
         if "fp32" in caches or not qualifies:
             yield plain
         if "int8" in caches and qualifies:
-            yield _cached(qualification, graph, weights, compared, scales)
+            yield _cached(qualification, compared.graph, weights, compared, scales)
 
     def _refuse_all(self, measured: Sequence[Measured]) -> None:
         refusals = [one.report.refusal for one in measured]

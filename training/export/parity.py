@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from everloop.manifest import ParityReport
-from training.export.float64 import float64_logits
+from training.export.float64 import Wide, float64_logits, hold_wide
 from training.export.session import ReferenceRunner
 
 MIN_MODEL_LEN = 32
@@ -116,7 +116,8 @@ def measure_parity(
     capacity = length + min(max_query_len, length)
     runner = ReferenceRunner(session, slots=_SLOTS, capacity=capacity, fill=_DIRT)
     generator = np.random.default_rng(seed)
-    rows = [_Row(model) for _ in range(_SLOTS)]
+    held = hold_wide(model)
+    rows = [_Row(model, held) for _ in range(_SLOTS)]
     compared: list[_Distances] = []
     for step in parity_steps(length, max_query_len, is_recurrent=runner.is_recurrent):
         for slot in (*step.free, *step.roll_back):
@@ -172,8 +173,9 @@ def _report(compared: Sequence[_Distances]) -> ParityReport:
 class _Row:
     """The tokens of one slot with the graph's logits at each."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, held: Wide) -> None:
         self._model = model
+        self._held = held
         self._tokens: list[int] = []
         self._logits: list[np.ndarray] = []
 
@@ -193,7 +195,7 @@ class _Row:
         if not self._tokens:
             return []
         plain = self._model(torch.tensor([self._tokens])).logits[0].numpy()
-        exact = float64_logits(self._model, self._tokens).numpy()
+        exact = float64_logits(self._model, self._tokens, self._held).numpy()
         return [
             _Distances(_rms(graph - right), _rms(torch32 - right), _rms(right))
             for graph, torch32, right in zip(self._logits, plain, exact, strict=True)

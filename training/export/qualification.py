@@ -58,15 +58,19 @@ class Qualification:
         self._read("fp32", count, self.exact)
         return self._measured(graph, FP32, "fp32", self.exact, self.exact, None)
 
-    def weights(self, graph: Path, weights: WeightFormat) -> tuple[Measured, ComparedGraph]:
+    def weights(self, compared: ComparedGraph, weights: WeightFormat) -> Measured:
         """Decide about quantized weights with an fp32 cache."""
-        compared = ComparedGraph(graph, self.exact)
         refused = self._decide(
             str(weights),
             (self.exact, compared),
             lambda: weights_limits(self.config, weights, self._exact_losses(compared), compared),
         )
-        return self._measured(graph, weights, "fp32", compared, compared, refused), compared
+        return self._measured(compared.graph, weights, "fp32", compared, compared, refused)
+
+    def distance(self, compared: ComparedGraph, label: str) -> float:
+        """Mean KL to fp32 over the fewest windows, in nats per token; nothing is decided."""
+        self._read(label, self._looks()[0], compared)
+        return float(compared.divergences.mean())
 
     def cache(
         self, graph: Path, weights: WeightFormat, plain: ComparedGraph | ExactGraph
