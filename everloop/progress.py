@@ -1,6 +1,7 @@
 """Progress bars of long work, on stderr so that stdout keeps the result alone."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -53,6 +54,15 @@ def meter(progress: Progress | None, title: str, total: int) -> Callable[[int], 
         return lambda _: None
     task = progress.add_task(title, total=total)
     return lambda more: progress.advance(task, more)
+
+
+@contextmanager
+def stage(progress: Progress | None, title: str) -> Iterator[None]:
+    """Show that work goes on whose steps nobody counts, and how long it took."""
+    task = None if progress is None else progress.add_task(title, total=None)
+    yield
+    if progress is not None and task is not None:
+        progress.update(task, total=1, completed=1)
 
 
 def counted(things: Iterable[T], progress: Progress | None, title: str, total: int) -> Iterator[T]:

@@ -1,4 +1,4 @@
-from everloop.progress import counted, counter, meter, progress_bar
+from everloop.progress import counted, counter, meter, progress_bar, stage
 
 
 def test_progress_bar_writes_to_stderr() -> None:
@@ -31,3 +31,15 @@ def test_meter_fills_its_bar_by_what_is_done() -> None:
     show(7)
     assert [(task.completed, task.total) for task in bar.tasks] == [(10, 10)]
     meter(None, "write", 10)(3)
+
+
+def test_stage_is_done_when_its_work_is() -> None:
+    progress = progress_bar()
+
+    with stage(progress, "write"):
+        (task,) = progress.tasks
+        assert (task.description, task.total, task.finished) == ("write", None, False)
+
+    assert task.finished
+    with stage(None, "nobody watches"):
+        pass

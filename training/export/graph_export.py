@@ -15,6 +15,7 @@ from rich.progress import Progress
 
 from everloop.errors import RefusedError
 from everloop.manifest import ExportReport, ParityReport, PrecisionReport
+from everloop.progress import stage
 from training.export.architecture import Architecture
 from training.export.cache_precision import quantize_cache
 from training.export.cache_scales import CacheScales, calibrate_cache
@@ -98,15 +99,11 @@ class GraphExport:
         """
         formats = wanted_weights(self.config, self.architecture)
         caches = wanted_caches(self.config, self.architecture)
-        parameters, graph = self._write(scratch, FP32)
-        fp32 = graph
-        session = open_session(graph)
-        parity = check_parity(self.checkpoint, session, self.max_model_len, self.config)
-        scales = calibrate_cache(session, self.calibration) if "int8" in caches else {}
-        del session  # each graph takes its memory alone
-        qualification = self._qualification(graph, scratch, formats != [FP32] or "int8" in caches)
-        measured = [qualification.fp32(graph)]
-        moments = InputMoments(graph, self.calibration)
+        parameters, fp32 = self._write(scratch, FP32)
+        parity, scales = self._prove(fp32, caches)
+        qualification = self._qualification(fp32, scratch, formats != [FP32] or "int8" in caches)
+        measured = [qualification.fp32(fp32)]
+        moments = InputMoments(fp32, self.calibration)
         for weights in reversed(formats):  # the cheapest first
             if weights != FP32:
                 compared = self._write_quantized(scratch, weights, fp32, moments, qualification)
@@ -124,6 +121,19 @@ class GraphExport:
         kept = next(one for one in measured if one.report is kept_report)
         _move(kept.graph, folder)
         return ProvenGraph(parameters, kept_report, self._report(parity, kept, measured))
+
+    def _prove(
+        self, fp32: Path, caches: Sequence[CachePrecision]
+    ) -> tuple[ParityReport, CacheScales]:
+        """Compare the fp32 graph with torch; take the scales of an int8 cache, if one is wanted."""
+        session = open_session(fp32)
+        parity = check_parity(
+            self.checkpoint, session, self.max_model_len, self.config, self.progress
+        )
+        if "int8" not in caches:
+            return parity, {}
+        with stage(self.progress, "Scales of the int8 cache"):
+            return parity, calibrate_cache(session, self.calibration)
 
     def _qualification(self, fp32: Path, scratch: Path, is_compared: bool) -> Qualification:
         """Measures against fp32, in an order of windows whose first few come from everywhere."""
@@ -171,7 +181,8 @@ class GraphExport:
         cannot make up for a distance of many times the limit.
         """
         if weights.precision == "int8":
-            factors = equalize(self.architecture, fp32, self.calibration)
+            with stage(self.progress, "Sizes of channels"):
+                factors = equalize(self.architecture, fp32, self.calibration)
             return ComparedGraph(self._write(scratch, weights, factors)[1], qualification.exact)
         if self.config.precision == "auto":
             rounded = ComparedGraph(self._write(scratch, weights)[1], qualification.exact)
@@ -190,16 +201,17 @@ class GraphExport:
         folder = scratch / str(weights).replace(" ", "-")
         folder.mkdir()
         tensors = Weights.read(self.checkpoint)
-        graph = write_graph(
-            self.architecture,
-            tensors,
-            folder,
-            precision=weights.precision,
-            positions=self.max_model_len + self.config.max_query_len,
-            block_size=weights.block_size or BLOCK_SIZE,
-            fitted_to=fitted_to,
-            embeddings=self.config.embeddings,
-        )
+        with stage(self.progress, f"Write {weights}"):
+            graph = write_graph(
+                self.architecture,
+                tensors,
+                folder,
+                precision=weights.precision,
+                positions=self.max_model_len + self.config.max_query_len,
+                block_size=weights.block_size or BLOCK_SIZE,
+                fitted_to=fitted_to,
+                embeddings=self.config.embeddings,
+            )
         return tensors.parameters, graph
 
     def _measure(

@@ -13,9 +13,11 @@ from typing import NamedTuple
 import numpy as np
 import onnxruntime as ort
 import torch
+from rich.progress import Progress
 from transformers import PreTrainedModel
 
 from everloop.manifest import ParityReport
+from everloop.progress import meter
 from training.export.float64 import Wide, float64_logits, hold_wide
 from training.export.session import ReferenceRunner
 
@@ -101,6 +103,7 @@ def measure_parity(
     max_model_len: int,
     max_query_len: int,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> ParityReport:
     """Run the whole schedule; compare the graph and torch's float32 with float64.
 
@@ -110,6 +113,7 @@ def measure_parity(
         max_model_len: of the graph, at least 32.
         max_query_len: of the graph.
         seed: of the random tokens.
+        progress: shows the steps of the schedule.
     """
     affordable = _MAX_ROW_LOGITS // model.config.vocab_size
     length = min(max_model_len, _LONGEST, max(MIN_MODEL_LEN, affordable))
@@ -119,7 +123,9 @@ def measure_parity(
     held = hold_wide(model)
     rows = [_Row(model, held) for _ in range(_SLOTS)]
     compared: list[_Distances] = []
-    for step in parity_steps(length, max_query_len, is_recurrent=runner.is_recurrent):
+    steps = list(parity_steps(length, max_query_len, is_recurrent=runner.is_recurrent))
+    show = meter(progress, "Agreement with torch", len(steps) + _SLOTS)
+    for step in steps:
         for slot in (*step.free, *step.roll_back):
             compared += rows[slot].distances()
         for slot in step.free:
@@ -139,8 +145,10 @@ def measure_parity(
         }
         for slot, logits in runner.step(work).items():
             rows[slot].extend(work[slot], logits)
+        show(1)
     for row in rows:
         compared += row.distances()
+        show(1)
     return _report(compared)
 
 

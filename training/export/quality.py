@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnxruntime as ort
+from rich.progress import Progress
 
 from everloop.errors import RefusedError
 from everloop.manifest import ParityReport
@@ -20,7 +21,11 @@ from training.pretrained import load_model
 
 
 def check_parity(
-    checkpoint: Path, session: ort.InferenceSession, max_model_len: int, config: ExportConfig
+    checkpoint: Path,
+    session: ort.InferenceSession,
+    max_model_len: int,
+    config: ExportConfig,
+    progress: Progress | None = None,
 ) -> ParityReport:
     """Compare the fp32 graph with torch.
 
@@ -32,6 +37,7 @@ def check_parity(
         session,
         max_model_len=max_model_len,
         max_query_len=config.max_query_len,
+        progress=progress,
     )
     if not parity.ratio <= config.max_parity_ratio:  # true for a ratio that is no number
         raise RefusedError(

@@ -22,6 +22,7 @@ from everloop.manifest import (
     SpecialTokens,
     sha256_file,
 )
+from everloop.progress import stage
 from everloop.wide_graph import FILE_NAME as WIDE_FILE
 from training.checkpoint import read_checkpoint
 from training.export.architecture import Architecture, Attention, read_architecture
@@ -66,7 +67,7 @@ def export_checkpoint(
         golden_prompts: at least three.
         evaluation: further figures for the manifest.
         staging: made if absent; the folder is made in it, named after the version.
-        progress: shows the validation losses and the rounds in which speeds are compared.
+        progress: shows what is measured, and where its steps are counted how long it will take.
 
     Raises:
         ArtifactError: the checkpoint is damaged, or cannot be expressed as a graph.
@@ -117,7 +118,8 @@ def _complete(
     special_tokens = read_special_tokens(export.checkpoint)
     copy_tokenizer(export.checkpoint, folder, export.architecture.vocab_size)
     write_wide_graph(folder / MODEL_FILE, folder / WIDE_FILE)
-    _write_golden(folder, golden_prompts, export.max_model_len, special_tokens)
+    with stage(export.progress, "Golden continuations"):
+        _write_golden(folder, golden_prompts, export.max_model_len, special_tokens)
     manifest = _manifest(folder, export, proven, special_tokens, lineage, evaluation)
     (folder / FILE_NAME).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     logger.info(
