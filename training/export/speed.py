@@ -16,7 +16,7 @@ from rich.progress import Progress
 from training.export.session import ReferenceRunner, open_session
 
 DECODE_ROWS = (1, 8)
-_ROUNDS = 9
+_ROUNDS = 5
 _CHUNK = 128  # tokens that a prefill adds at once
 # Tokens in the cache of a decoding row, and before the chunk of a prefill: an int8 cache costs a
 # chunk the more, the more of it there is to read.
