@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from serving.engine.sampling_params import StructuredOutput
+from serving.engine.sampling_params import MAX_STOP_LENGTH, MAX_STOPS, StructuredOutput
 from serving.openai_api.errors import ApiError
 from serving.openai_api.request_body import RequestBody
 from serving.openai_api.structured import ResponseFormat, StructuredOutputsField
@@ -24,10 +24,10 @@ def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-StopString = Annotated[str, Field(min_length=1)]
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 Stop = Annotated[
     list[StopString],
-    Field(max_length=4),
+    Field(max_length=MAX_STOPS),
     BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
 ]
 MetadataKey = Annotated[str, Field(max_length=64)]
@@ -51,7 +51,7 @@ class GenerationRequest(RequestBody):
     min_p: float | None = Field(None, ge=0, le=1)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    repetition_penalty: float | None = Field(None, ge=1e-6, le=10)
     logit_bias: dict[TokenKey, Bias] | None = Field(None, max_length=1024)
     seed: int | None = Field(None, ge=-_INT64, lt=_INT64)
     n: int | None = Field(None, ge=1, le=_MAX_CHOICES)
