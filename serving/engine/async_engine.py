@@ -28,6 +28,7 @@ from serving.engine.output_stream import OutputStream
 from serving.engine.row_errors import row_error
 from serving.engine.sampling_params import SamplingParams
 from serving.engine.sequence import RequestOutput
+from serving.engine.version_loader import VersionLoader
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +46,13 @@ class AsyncEngine:
 
     def __init__(self, config: EngineConfig, observer: EngineObserver | None = None) -> None:
         self._config = config
-        self._observer = observer
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._versions: list[LoadedVersion] = []
         self._current: LoadedVersion | None = None
         self._swap_lock = asyncio.Lock()
         self._finish_times: deque[float] = deque(maxlen=32)
         self._thread: threading.Thread | None = None
+        self._loader = VersionLoader(partial(LLMEngine.load, config=config, observer=observer))
         self._is_accepting = False
         # Of the thread alone.
         self._stepping: list[LoadedVersion] = []
@@ -87,6 +88,7 @@ class AsyncEngine:
         self._inbox.put(self._halt_in_thread)
         if self._thread:
             await asyncio.to_thread(self._thread.join, _ABORT_SECONDS)
+        self._loader.close()
         self._versions.clear()
         self._current = None
 
@@ -102,10 +104,9 @@ class AsyncEngine:
             EngineStoppedError: the engine is shutting down.
         """
         async with self._swap_lock:
+            self._check_accepting()
             loaded_bytes = sum(version.engine.memory.total for version in self._versions)
-            engine = await asyncio.to_thread(
-                LLMEngine.load, folder, self._config, self._observer, loaded_bytes=loaded_bytes
-            )
+            engine = await self._loader.load(folder, loaded_bytes)
             self._check_accepting()
             max_unfinished = self._config.max_num_seqs + self._config.max_queue
             previous, self._current = self._current, LoadedVersion(engine, max_unfinished)
