@@ -3,6 +3,7 @@
 - EverloopError (1): something failed
   - ConfigError (2): a setting, option or folder is wrong
   - DataError (2): a corpus, file or row cannot be used
+    - TemplateLimitError: a chat template does more than it may
   - ArtifactError (2): a checkpoint or model version is missing, changed or of another kind
   - NotFoundError (2): the store or the model store has no such id
   - RefusedError (3): the work was done and the answer is no (gate, limits, nothing to train on)
@@ -32,6 +33,10 @@ class DataError(EverloopError):
     """A corpus, a file or a row cannot be used."""
 
     exit_code = 2
+
+
+class TemplateLimitError(DataError):
+    """A chat template does more than it may."""
 
 
 class ArtifactError(EverloopError):

@@ -61,7 +61,7 @@ def copy_tokenizer(checkpoint: Path, folder: Path, vocab_size: int) -> None:
     A plain completion model has no chat template.
 
     Raises:
-        ArtifactError: as of `read_tokenizer`, or the chat template does not compile.
+        ArtifactError: as of `read_tokenizer`, or the chat template cannot be used.
     """
     kept = read_tokenizer(checkpoint, vocab_size)
     whole = Tokenizer.from_file(str(checkpoint / TOKENIZER_FILE))
@@ -80,11 +80,11 @@ def read_chat_template(checkpoint: Path) -> str | None:
     """Find a checkpoint's chat template: in a file of its own, or in the tokenizer's config.
 
     Raises:
-        ArtifactError: it does not compile.
+        ArtifactError: it cannot be used; with the reason.
     """
     template = _template_text(checkpoint)
     if template is not None:
-        ChatTemplate(template)
+        ChatTemplate(template).check()
     return template
 
 
