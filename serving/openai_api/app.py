@@ -97,7 +97,7 @@ def _middleware(observer: ServerObserver, config: ServerConfig) -> list[Middlewa
         Middleware(RequestCounter, observer=observer),
         Middleware(ErrorEnvelope),
         Middleware(OriginGuard, hosts=config.allowed_hosts, origins=config.allowed_origins),
-        Middleware(BodyLimit, max_bytes=config.max_body_bytes),
+        Middleware(BodyLimit),
         Middleware(
             Idempotency,
             seconds=config.idempotency_seconds,
@@ -142,3 +142,4 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     finally:
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
+        app.state.api.close()

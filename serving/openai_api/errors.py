@@ -62,6 +62,17 @@ class ApiError(EverloopError):
             self.headers["x-should-retry"] = "false"
 
 
+def overdue() -> ApiError:
+    """What a request is told whose time is over."""
+    return ApiError(
+        "The request took longer than it may (server.max_request_seconds, or the header "
+        "x-request-timeout).",
+        status=504,
+        code="timeout",
+        is_worth_retrying=False,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorReply:
     """An error as it goes over the wire."""

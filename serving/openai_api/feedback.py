@@ -13,7 +13,7 @@ from everloop.records import Feedback
 from serving.openai_api.errors import ApiError
 from serving.openai_api.generation_request import MetadataKey, MetadataValue
 from serving.openai_api.observer import Rating
-from serving.openai_api.request_body import RequestBody, parse_body
+from serving.openai_api.request_body import RequestBody, at_most, read_body
 from serving.openai_api.responses import FeedbackList, FeedbackReceipt
 from serving.openai_api.state import state_of
 
@@ -43,7 +43,7 @@ class FeedbackRequest(RequestBody):
     value: Annotated[bool | float | str, BeforeValidator(_check_value_type)] = Field(
         description="Text for comment and demonstration, else a boolean or a number."
     )
-    tags: dict[MetadataKey, MetadataValue] | None = Field(None, max_length=16)
+    tags: Annotated[dict[MetadataKey, MetadataValue] | None, at_most(16)] = None
     source: Literal["HUMAN", "LLM_JUDGE", "CODE"] | None = None
     dryrun: bool | None = Field(None, description="Check the request and keep nothing.")
 
@@ -77,7 +77,7 @@ class FeedbackRequest(RequestBody):
 async def create_feedback(request: Request) -> Response:
     """Keep feedback; the reply comes after it is durable."""
     api = state_of(request)
-    body = parse_body(await request.body(), FeedbackRequest)
+    body = await read_body(request, FeedbackRequest)
     feedback = Feedback(
         id=f"feedback-{uuid.uuid4().hex}",
         created_at=time.time(),

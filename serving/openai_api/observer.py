@@ -1,6 +1,7 @@
 """What the API reports to whoever counts. monitoring/metrics.py implements it."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from starlette.types import Scope
@@ -40,6 +41,7 @@ class RequestFacts:
     """What a handler finds out about its request, for the count that the middleware makes."""
 
     id: str
+    arrival: float = field(default_factory=time.monotonic)
     model: str = ""
     stream: bool = False
     status: RequestStatus | None = None  # None: follows from the HTTP status

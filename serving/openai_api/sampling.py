@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from everloop.manifest import Manifest
 from serving.engine.sampling_params import SamplingParams, StructuredOutput
+from serving.openai_api.context_limits import too_long
 from serving.openai_api.errors import ApiError
 from serving.openai_api.generation_request import GenerationRequest
 
@@ -81,13 +82,9 @@ def _max_tokens(
     wanted = body.wanted_tokens
     max_tokens = min(default_tokens, room) if wanted is None else wanted
     if room < 1 or max_tokens > room:
-        answer = f" and the answer up to {wanted:,}" if wanted else ""
-        raise ApiError(
-            f"This model takes {max_model_len:,} tokens of prompt and answer together; the prompt "
-            f"has {num_prompt_tokens:,}{answer}. Shorten the prompt or lower the limit.",
-            param=body.prompt_field,
-            code="context_length_exceeded",
-        )
+        answer = f" and the answer up to {wanted}" if wanted else ""
+        found = f"the prompt has {num_prompt_tokens} tokens{answer}"
+        raise too_long(max_model_len, found, body.prompt_field)
     return max_tokens
 
 

@@ -9,14 +9,20 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 
 from serving.openai_api.config import ServerConfig
-from serving.openai_api.errors import ApiError
+from serving.openai_api.context_limits import ContextLimits
+from serving.openai_api.errors import ApiError, overdue
 from serving.openai_api.observer import ServerObserver
 from serving.openai_api.prompt import PromptEncoder
 from serving.openai_api.recorder import Recorder
+from serving.openai_api.workers import Workers
 
 if TYPE_CHECKING:
     from serving.engine.async_engine import AsyncEngine
     from serving.engine.llm_engine import LLMEngine
+
+_PROMPT_THREADS = 2
+_GRAMMAR_THREADS = 1  # the library computes without Python's lock: one leaves cores to the engine
+_UNKNOWN_CONTEXT = 2048  # tokens, while no model is loaded
 
 
 @dataclass(slots=True, eq=False)
@@ -26,6 +32,8 @@ class ApiState:
     Attributes:
         is_draining: the service is about to stop; requests are refused, streams go on.
         num_active: answers that are being generated or recorded now.
+        prompts: threads that read large bodies, write templates and encode.
+        grammars: threads that compile what answers must be.
     """
 
     engine: "AsyncEngine"
@@ -35,7 +43,24 @@ class ApiState:
     config: ServerConfig
     is_draining: bool = False
     num_active: int = 0
-    _encoder: "tuple[LLMEngine, PromptEncoder] | None" = field(default=None, init=False)
+    prompts: Workers = field(default_factory=lambda: Workers("prompts", _PROMPT_THREADS))
+    grammars: Workers = field(default_factory=lambda: Workers("grammars", _GRAMMAR_THREADS))
+    _encoder: "tuple[LLMEngine, asyncio.Task[PromptEncoder]] | None" = field(
+        default=None, init=False
+    )
+
+    @property
+    def limits(self) -> ContextLimits:
+        """What a body may hold now."""
+        version = self.engine.current
+        return ContextLimits(
+            _UNKNOWN_CONTEXT if version is None else version.manifest.max_model_len
+        )
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The longest body that is read: as the context asks, and never above the setting."""
+        return min(self.config.max_body_bytes, self.limits.max_bytes)
 
     @property
     def is_ready(self) -> bool:
@@ -87,14 +112,29 @@ class ApiState:
             )
         return version
 
-    async def encoder_for(self, version: "LLMEngine") -> PromptEncoder:
-        """Give the prompt encoder of a version; it is made once, outside the event loop."""
+    async def encoder_for(self, version: "LLMEngine", deadline: float | None) -> PromptEncoder:
+        """Give the prompt encoder of a version; it is made once, outside the event loop.
+
+        Raises:
+            ApiError: the deadline, a time.monotonic(), has passed (504).
+        """
         kept = self._encoder
-        if kept is not None and kept[0] is version:
-            return kept[1]
-        encoder = await asyncio.to_thread(PromptEncoder, version.tokenizer, version.chat_template)
-        self._encoder = (version, encoder)
-        return encoder
+        if kept is None or kept[0] is not version or (kept[1].done() and kept[1].exception()):
+            limits = ContextLimits(version.manifest.max_model_len)
+            parts = (version.tokenizer, version.chat_template, limits)
+            made = self.prompts.run(None, PromptEncoder, *parts)
+            kept = self._encoder = (version, asyncio.ensure_future(made))
+        try:
+            async with asyncio.timeout_at(deadline):
+                # Shielded: a client that leaves must not end it for the others.
+                return await asyncio.shield(kept[1])
+        except TimeoutError as error:
+            raise overdue() from error
+
+    def close(self) -> None:
+        """Begin no more work in threads."""
+        self.prompts.close()
+        self.grammars.close()
 
     async def wait_until_idle(self, seconds: float) -> bool:
         """Wait for the answers at work; False when some are left after the time."""

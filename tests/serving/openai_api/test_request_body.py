@@ -97,7 +97,7 @@ def test_missing_field_is_named(http, name):
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"[]", b'"text"', b"null", b'{"a": NaN}', b"\xff\xfe", b"[" * 100_000]
+    "body", [b"", b"{", b"[]", b'"text"', b"null", b'{"a": NaN}', b"\xff\xfe", b"[" * 5000]
 )
 def test_body_that_is_no_json_object_is_refused(http, body):
     reply = http.post(CHAT, content=body)
