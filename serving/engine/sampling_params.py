@@ -31,10 +31,16 @@ class StructuredOutput:
         kind: any JSON object, JSON of a schema, a match of a regular expression, or a text of a
             grammar in Lark's notation.
         text: the schema, expression or grammar; empty for json_object.
+        compiled: what a compiler made of it, once it has; as long as a request lives, so does this.
     """
 
     kind: GrammarKind
     text: str = ""
+    compiled: object | None = field(default=None, init=False, compare=False, repr=False)
+
+    def remember(self, compiled: object) -> None:
+        """Keep what was compiled; no part of the value."""
+        object.__setattr__(self, "compiled", compiled)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
