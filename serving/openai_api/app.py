@@ -7,6 +7,7 @@ service make it alike. It loads no model and opens no store.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,7 @@ from serving.openai_api.origin import OriginGuard
 from serving.openai_api.recorder import Recorder
 from serving.openai_api.state import ApiState
 from serving.openai_api.tokenize import detokenize, tokenize
+from serving.openai_api.unknown_route import unknown_route
 
 if TYPE_CHECKING:
     from serving.engine.async_engine import AsyncEngine
@@ -115,8 +117,7 @@ def _routes() -> list[Route]:
         Route("/detokenize", detokenize, methods=["POST"], name="tokenize"),
         Route("/v1/models", list_models, name="models"),
         Route("/v1/models/{model}", retrieve_model, name="models"),
-        Route("/v1/feedback", create_feedback, methods=["POST"], name="feedback"),
-        Route("/v1/feedback", list_feedback, methods=["GET"], name="feedback"),
+        Route("/v1/feedback", _feedback, methods=["GET", "POST"], name="feedback"),
         Route("/livez", livez, name="health"),
         Route("/readyz", readyz, name="health"),
         Route("/healthz", livez, name="health"),
@@ -130,8 +131,17 @@ async def _chat_page(_request: Request) -> Response:
     return FileResponse(_CHAT_PAGE, media_type="text/html", headers=_PAGE_HEADERS)
 
 
-async def _answer_http_exception(_request: Request, error: Exception) -> Response:
-    return error_response(describe(error))
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
+    reply = describe(error)
+    if reply.status == 404:
+        reply = replace(reply, message=unknown_route(request.scope["path"]), code="unknown_url")
+    return error_response(reply)
+
+
+async def _feedback(request: Request) -> Response:
+    # One route for both methods: of two, the first alone says what is allowed.
+    handle = create_feedback if request.method == "POST" else list_feedback
+    return await handle(request)
 
 
 @contextlib.asynccontextmanager

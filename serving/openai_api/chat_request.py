@@ -30,13 +30,19 @@ def _join_parts(content: object) -> object:
     """Put text parts on lines of their own; leave anything else to the validation of a string."""
     if not isinstance(content, list):
         return content
-    for part in content:
+    texts = []
+    for index, part in enumerate(content):
         if not isinstance(part, dict) or part.get("type") != "text":
             kind = part.get("type") if isinstance(part, dict) else part
             raise PydanticCustomError(
-                "part", "only parts of the type text are supported, not {kind}", {"kind": kind}
+                "part",
+                "only parts of the type text are supported, not {kind}",
+                {"kind": str(kind)[:60], "index": index},
             )
-    return "\n".join(TextPart.model_validate(part).text for part in content)
+        if not isinstance(part.get("text"), str):
+            raise PydanticCustomError("part", "a part has its text as text", {"index": index})
+        texts.append(part["text"])
+    return "\n".join(texts)
 
 
 class CalledFunction(RequestBody):

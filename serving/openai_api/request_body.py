@@ -3,13 +3,13 @@
 import asyncio
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError, from_json
 from starlette.requests import Request
 
 from serving.openai_api.context_limits import ContextLimits
 from serving.openai_api.deadline import deadline_of
-from serving.openai_api.errors import ApiError, overdue
+from serving.openai_api.errors import ApiError, invalid, overdue
 from serving.openai_api.state import state_of
 from serving.openai_api.unsupported import MESSAGE, Table, refuse_unsupported
 
@@ -18,6 +18,13 @@ class RequestBody(BaseModel):
     """Base of every request body and of its parts."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True, populate_by_name=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, value: Any) -> Any:
+        if isinstance(value, dict) and None in value.values():
+            return {key: member for key, member in value.items() if member is not None}
+        return value
 
 
 B = TypeVar("B", bound=RequestBody)
@@ -49,7 +56,6 @@ async def read_body(request: Request, schema: type[B], unsupported: Table | None
 
     Raises:
         ApiError: see `parse_body`; or the deadline has passed.
-        pydantic.ValidationError: see `parse_body`.
     """
     api = state_of(request)
     deadline = deadline_of(request, api)
@@ -78,8 +84,8 @@ def parse_body(
         limits: of what it may hold.
 
     Raises:
-        ApiError: no JSON object, too much in it, or a field that is known and not supported.
-        pydantic.ValidationError: a field is missing, or of a wrong type or range.
+        ApiError: no JSON object, too much in it, a field that is known and not supported, or one
+            that is missing, or of a wrong type or range.
     """
     if limits is not None:
         limits.check_items(body)
@@ -96,4 +102,7 @@ def parse_body(
     for index, message in enumerate(messages if isinstance(messages, list) else []):
         if isinstance(message, dict):
             refuse_unsupported(message, MESSAGE, f"messages[{index}].")
-    return schema.model_validate(fields)
+    try:
+        return schema.model_validate(fields)
+    except ValidationError as error:
+        raise invalid(error, fields) from error
