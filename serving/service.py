@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import bentoml
 from filelock import FileLock, Timeout
 from starlette.applications import Starlette
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from everloop import log
 from everloop.errors import ConfigError, EverloopError, StoreError
@@ -160,6 +160,21 @@ class Everloop:
     async def __is_alive__(self) -> bool:
         """Answer BentoML's /livez and /healthz."""
         return self._api.is_alive
+
+
+class EveryPath:
+    """Pass paths with a line break, which the mount above the API does not match, to it as well."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        app = api if "\n" in scope.get("path", "") else self._app
+        await app(scope, receive, send)
+
+
+Everloop.add_asgi_middleware(EveryPath)  # type: ignore[attr-defined]  # made a service above
 
 
 def _hold(home: Home) -> FileLock:

@@ -174,6 +174,8 @@ def test_service_as_a_process(filled):
         assert httpx.get(f"{service.url}/nowhere").json()["error"]["type"] == (
             "invalid_request_error"
         )
+        unknown = httpx.get(f"{service.url}/v1/a%0Ab")
+        assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "unknown_url")
         assert "Everloop" in httpx.get(service.url).text
         with pytest.raises(ConfigError, match="another server"):
             launch.check(filled, "127.0.0.1", launch.free_port())
