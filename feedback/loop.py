@@ -21,7 +21,12 @@ from everloop.manifest import DatasetRef
 from everloop.records import DatasetRow
 from everloop.registry import ModelVersion, Registry
 from everloop.settings import Home, RunFile
-from feedback.dataset import FeedbackConfig, FeedbackDataset, build_feedback_dataset
+from feedback.dataset import (
+    FeedbackConfig,
+    FeedbackDataset,
+    build_feedback_dataset,
+    choose_validation,
+)
 from feedback.gate import GateConfig, GateEvidence, GateVerdict, judge
 from feedback.loop_config import LoopConfig
 from feedback.measure import measure_version
@@ -164,7 +169,7 @@ class _Round:
 
     def _save(self, dataset: FeedbackDataset) -> tuple[DatasetRef, list[DatasetRow]]:
         """Record the dataset with all of its rows, a part of the learnt ones for validation."""
-        rows = [_choose_split(row, self._config.validation_share) for row in dataset.train]
+        rows = choose_validation(dataset.train, self._config.validation_share)
         rows += [*dataset.replay, *dataset.holdout]
         version = DatasetVersion.of(rows, "feedback", dropped=dataset.dropped)
         self._store.save_dataset(version, rows)
@@ -272,10 +277,3 @@ class _Round:
         self._store.record_decision(decision)
         logger.info("decision kind=%s verdict=%s: %s", kind, verdict, "; ".join(reasons))
         return decision
-
-
-def _choose_split(row: DatasetRow, validation_share: float) -> DatasetRow:
-    """Move a share of the learnt rows to validation, always the same ones."""
-    if int(row.id[:8], 16) >= validation_share * 2**32:
-        return row
-    return row.model_copy(update={"split": "validation"})

@@ -270,6 +270,40 @@ def test_tools_of_a_conversation_reach_its_row(corpus: Path, home: Home) -> None
     assert rows[-1].split == rows[-2].split
 
 
+@pytest.mark.parametrize("has_ids", [False, True])
+def test_all_answers_to_one_question_are_on_one_side(
+    tmp_path: Path, home: Home, has_ids: bool
+) -> None:
+    path = tmp_path / "answers.jsonl"
+    rows: list[dict[str, object]] = [{"text": sentence(number)} for number in range(40)]
+    for number in range(160):
+        question = f"Who lives in house {number % 40}?"
+        answer = {"role": "assistant", "content": f"Answer {number}: {sentence(number)}"}
+        asked = question if number % 3 else f"  {question.upper()} "
+        messages: list[dict[str, str]] = [{"role": "user", "content": asked}]
+        if number % 2:
+            messages.insert(0, {"role": "system", "content": "Be brief."})
+        row: dict[str, object] = {"messages": [*messages, answer]}
+        if number % 4 == 3:
+            worse = answer | {"content": "Nobody."}
+            row = {"prompt": messages, "chosen": [answer], "rejected": [worse]}
+        elif number % 4 == 2:
+            row["label"] = bool(number % 8 == 2)
+        rows.append(row | ({"id": f"row-{number}"} if has_ids else {}))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    info = build(path, home, validation_share=0.3)
+
+    sides: dict[str, set[str]] = {}
+    for row in read_rows(home.data / info.id):
+        if row.messages:
+            asked = next(turn.content for turn in row.messages if turn.role == "user")
+            sides.setdefault(" ".join(asked.lower().split()), set()).add(row.split)
+    assert len(sides) == 40
+    assert {len(found) for found in sides.values()} == {1}
+    assert len(set().union(*sides.values())) == 2
+
+
 def test_an_evaluation_set_may_have_any_keys(corpus: Path, home: Home, tmp_path: Path) -> None:
     judged = tmp_path / "gsm8k.jsonl"
     judged.write_text(json.dumps({"question": "How many?", "steps": [{"answer": sentence(7)}]}))
