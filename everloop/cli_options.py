@@ -26,6 +26,7 @@ ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML of thi
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override: table.key=value (repeatable).")
 ]
+_LOOP_TABLES = {"trigger", "feedback", "gate", "loop"}
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
@@ -36,8 +37,17 @@ def open_home(home: Path | None) -> Home:
 
 
 def read_run(config: Path | None, overrides: list[str] | None) -> RunFile:
-    """The run's TOML with the overrides of the command line."""
-    return RunFile.load(config, tuple(overrides or ()))
+    """The run's TOML with the overrides of the command line.
+
+    Raises:
+        ConfigError: it cannot be read, or its tables about the loop contradict one another.
+    """
+    run = RunFile.load(config, tuple(overrides or ()))
+    if run.values.keys() & _LOOP_TABLES:
+        from feedback.loop_config import check_loop
+
+        check_loop(run)
+    return run
 
 
 @contextmanager

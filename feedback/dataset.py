@@ -265,7 +265,7 @@ def _refuse_few(dataset: FeedbackDataset, config: FeedbackConfig) -> None:
     left_out = ", ".join(f"{count} {reason}" for reason, count in dataset.dropped.most_common())
     raise RefusedError(
         f"too little feedback to learn from: {train} rows to train on (feedback.min_rows = "
-        f"{config.min_rows}), {holdout} to judge by (feedback.min_holdout_rows = "
+        f"{config.min_rows}), {holdout} to judge by (feedback.min_holdout_rows or gate.min_rows = "
         f"{config.min_holdout_rows}); left out: {left_out or 'nothing'}. Collect more feedback."
     )
 

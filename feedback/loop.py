@@ -28,14 +28,14 @@ from feedback.dataset import (
     choose_validation,
 )
 from feedback.gate import GateConfig, GateEvidence, GateVerdict, judge
-from feedback.loop_config import LoopConfig
+from feedback.loop_config import LoopConfig, check_loop
 from feedback.measure import measure_version
 from feedback.rollout import promote
 from feedback.store.datasets import DatasetVersion
 from feedback.store.decisions import Decision
 from feedback.store.deployments import Deployment
 from feedback.store.store import Store, open_store
-from feedback.trigger import TriggerConfig, TriggerState, decide
+from feedback.trigger import TriggerConfig, TriggerState, TriggerVerdict, decide
 from monitoring.drift_report import newest_summary
 from serving.launch import is_serving
 from training.answer_score import answer_score
@@ -99,6 +99,7 @@ class _Round:
 
     def __init__(self, home: Home, run: RunFile, store: Store, progress: Progress | None) -> None:
         self._home, self._run, self._store, self._progress = home, run, store, progress
+        check_loop(run)
         self._config = run.table("loop", LoopConfig)
         deployment = store.champion()
         if deployment is None:
@@ -110,14 +111,14 @@ class _Round:
         self._champion = Registry(home).get(deployment.model_version)
 
     def run(self, dry_run: bool) -> RoundResult:
-        reasons = self._trigger()
-        if reasons is not None:
-            return RoundResult("waiting", reasons, self._champion.tag)
+        verdict = self._trigger()
+        if verdict.verdict == "wait":
+            return self._wait(verdict.reasons, verdict.numbers)
         try:
             dataset = self._dataset()
         except RefusedError as error:
-            self._decide("trigger", "wait", (str(error),), {})
-            return RoundResult("waiting", (str(error),), self._champion.tag)
+            return self._wait((str(error),), verdict.numbers)
+        self._decide("trigger", verdict.verdict, verdict.reasons, verdict.numbers)
         reference, rows = self._save(dataset)
         if dry_run:
             counts = f"{len(dataset.train)} to learn, {len(dataset.replay)} replayed"
@@ -126,8 +127,14 @@ class _Round:
         candidate = self._candidate(reference, rows)
         return self._judge(candidate, reference, dataset.holdout)
 
-    def _trigger(self) -> tuple[str, ...] | None:
-        """The reasons to wait, or None."""
+    def _wait(self, reasons: tuple[str, ...], numbers: dict[str, float]) -> RoundResult:
+        previous = self._store.decisions(1, kind="trigger")
+        # The worker looks every few seconds: waiting for the same reasons is one decision.
+        if [item.reasons for item in previous] != [reasons]:
+            self._decide("trigger", "wait", reasons, numbers)
+        return RoundResult("waiting", reasons, self._champion.tag)
+
+    def _trigger(self) -> TriggerVerdict:
         gates = self._store.decisions(1, kind="gate")
         last = gates[0].created_at if gates else None
         counts = self._store.feedback_counts(since=last)
@@ -139,12 +146,7 @@ class _Round:
             last_round_at=last,
             champion_since=self._deployment.created_at,
         )
-        verdict = decide(state, self._run.table("trigger", TriggerConfig))
-        previous = self._store.decisions(1, kind="trigger")
-        # The worker looks every few seconds: waiting for the same reasons is one decision.
-        if verdict.verdict == "retrain" or [item.reasons for item in previous] != [verdict.reasons]:
-            self._decide("trigger", verdict.verdict, verdict.reasons, verdict.numbers)
-        return verdict.reasons if verdict.verdict == "wait" else None
+        return decide(state, self._run.table("trigger", TriggerConfig))
 
     def _drift_share(self, since: float | None) -> float | None:
         """Of the newest drift report, unless an earlier round has already answered it."""
@@ -165,6 +167,9 @@ class _Round:
         ]
         seed = self._run.table("sft", SftConfig).seed
         config = self._run.table("feedback", FeedbackConfig)
+        # With fewer to judge by, the gate decides nothing, however long the training took.
+        judged = max(config.min_holdout_rows, self._run.table("gate", GateConfig).min_rows)
+        config = config.model_copy(update={"min_holdout_rows": judged})
         return build_feedback_dataset(interactions, feedback, original, config, seed)
 
     def _save(self, dataset: FeedbackDataset) -> tuple[DatasetRef, list[DatasetRow]]:

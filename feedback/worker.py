@@ -6,7 +6,7 @@ import threading
 from everloop.errors import EverloopError
 from everloop.settings import Home, RunFile
 from feedback.loop import run_round
-from feedback.loop_config import LoopConfig
+from feedback.loop_config import LoopConfig, check_loop
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +16,11 @@ def run_worker(home: Home, run: RunFile, stop: threading.Event) -> None:
 
     Args:
         stop: ends the wait at once; a round that has begun is finished first.
+
+    Raises:
+        ConfigError: the run's tables about the loop are wrong, or contradict one another.
     """
+    check_loop(run)
     interval = run.table("loop", LoopConfig).interval_seconds
     logger.info("worker ready home=%s interval_seconds=%g", home.root, interval)
     while not stop.is_set():

@@ -306,7 +306,9 @@ def test_too_few_rows_are_refused_with_the_counts(asked: Ask, said: Say) -> None
 
 def test_too_few_rows_to_judge_by_are_refused(asked: Ask, said: Say) -> None:
     config = FeedbackConfig(holdout_share=0.0, min_rows=1, min_holdout_rows=3)
-    with pytest.raises(RefusedError, match=r"0 to judge by \(feedback.min_holdout_rows = 3\)"):
+    with pytest.raises(
+        RefusedError, match=r"0 to judge by \(feedback.min_holdout_rows or .* = 3\)"
+    ):
         build([asked(1)], [said(1)], config)
 
 
