@@ -78,6 +78,8 @@ def report_version(version: "ModelVersion", as_json: bool) -> None:
         "weights": manifest.weight_precision,
         "block_size": manifest.block_size,
         "cache": manifest.cache_precision,
+        "sampling": manifest.sampling.model_dump() if as_json else str(manifest.sampling),
+        "licence": manifest.licence,
         **manifest.export.model_dump(exclude=set() if as_json else {"precisions"}),
     }
     report(result, as_json)

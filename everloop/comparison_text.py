@@ -1,13 +1,17 @@
 """Text on which a checkpoint from elsewhere is measured, since it brings none of its own.
 
-The nearest to the user's own that there is: what the command names, the validation texts of the
-newest dataset, or Python's documentation. The same home gives the same windows every time.
+The nearest to the user's own that there is: what the command names, the validation rows of the
+newest dataset, filled up with Python's documentation where they are few. The same home gives the
+same windows every time.
 """
 
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
+from everloop.errors import DataError
 from everloop.records import Document
 from everloop.settings import Home
 from feedback.store.store import open_store
@@ -49,7 +53,20 @@ def comparison_windows(
     architecture = read_architecture(checkpoint)
     tokenizer = read_tokenizer(checkpoint, architecture.vocab_size)
     context = min(architecture.max_seq_len, max_context or MAX_CONTEXT, MAX_CONTEXT)
-    return cut_windows(_texts(home, place), tokenizer, context=context, limit=limit)
+    cut = partial(cut_windows, tokenizer=tokenizer, context=context)
+    if place is not None:
+        return cut(_named(place), limit=limit)
+    own = None
+    dataset = newest_corpus(home)
+    if dataset is not None:
+        logger.info("losses are compared on the validation rows of dataset %s", dataset)
+        with suppress(DataError):  # none of it is long enough
+            own = cut(_held(home.data / dataset), limit=limit)
+    if own is not None and len(own.tokens) == limit:
+        return own
+    logger.info("losses are compared on Python's documentation%s", " too" if own else "")
+    rest = cut(_documentation(), limit=limit - (len(own.tokens) if own else 0))
+    return own.joined(rest) if own else rest
 
 
 def newest_corpus(home: Home) -> str | None:
@@ -60,22 +77,29 @@ def newest_corpus(home: Home) -> str | None:
     return corpora[-1].id if corpora else None
 
 
-def _texts(home: Home, place: str | None) -> Iterator[str]:
-    if place is not None:
-        options = ReadOptions(licence="", text_field="text", document_characters=_TEXT_CHARACTERS)
-        for found in find_inputs([SourceConfig(path=place)], options, "--text"):
-            for item in read_input(found, seed=0):
-                if isinstance(item, Document):
-                    yield item.text
-        return
-    dataset = newest_corpus(home)
-    if dataset is None:
-        logger.info("losses are compared on Python's documentation")
-        for item in python_docs.read():
+def _named(place: str) -> Iterator[str]:
+    options = ReadOptions(licence="", text_field="text", document_characters=_TEXT_CHARACTERS)
+    for found in find_inputs([SourceConfig(path=place)], options, "--text"):
+        for item in read_input(found, seed=0):
             if isinstance(item, Document):
                 yield item.text
-        return
-    logger.info("losses are compared on the validation texts of dataset %s", dataset)
-    for row in read_rows(home.data / dataset):
-        if row.split == "validation" and row.text is not None:
+
+
+def _held(dataset: Path) -> Iterator[str]:
+    """Validation texts; conversations are short, so several make a text."""
+    spoken: list[str] = []
+    for row in read_rows(dataset):
+        if row.split != "validation":
+            continue
+        if row.text is not None:
             yield row.text
+            continue
+        spoken += [turn.content for turn in (*(row.messages or ()), *(row.chosen or ()))]
+        if sum(map(len, spoken)) >= _TEXT_CHARACTERS:
+            yield "\n".join(spoken)
+            spoken = []
+    yield "\n".join(spoken)
+
+
+def _documentation() -> Iterator[str]:
+    return (item.text for item in python_docs.read() if isinstance(item, Document))

@@ -10,10 +10,11 @@ import math
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from everloop import wide_graph
 from everloop.errors import ArtifactError
+from everloop.sampling_defaults import SamplingDefaults
 
 FILE_NAME = "manifest.json"
 
@@ -131,7 +132,13 @@ class Lineage(_Part):
 
 
 class Manifest(_Part):
-    """Everything that is known about a model version."""
+    """Everything that is known about a model version.
+
+    Attributes:
+        sampling: where a request asks for neither temperature nor top_p.
+        licence: of the weights, where it is known.
+        settings: the keys of [export] that were given; versions trained from this one inherit them.
+    """
 
     schema_version: Literal[1] = 1
     name: str
@@ -149,6 +156,9 @@ class Manifest(_Part):
     weight_precision: Literal["fp32", "int8", "int4"]
     block_size: int | None = None  # weights that share a scale; None for fp32
     has_hidden_states: bool = False  # output hidden_states [R, hidden_size], after the final norm
+    sampling: SamplingDefaults = SamplingDefaults()
+    licence: str | None = None
+    settings: dict[str, JsonValue] = {}
     export: ExportReport
     evaluation: dict[str, float]
     lineage: Lineage

@@ -211,6 +211,9 @@ class _Round:
             self._home,
             checkpoint_of(self._home, self._champion),
             self._config.validation_windows,
+            max_context=min(
+                version.manifest.max_model_len for version in (self._champion, candidate)
+            ),
         )
         champion, measured = (
             measure_version(
@@ -224,7 +227,7 @@ class _Round:
             for version in (self._champion, candidate)
         )
         report = candidate.manifest.export
-        limit = self._run.table("export", ExportConfig).max_parity_ratio
+        limit = ExportConfig.model_validate(candidate.manifest.settings).max_parity_ratio
         evidence = GateEvidence(
             champion=champion,
             candidate=measured,

@@ -30,6 +30,7 @@ FLOORS = {
     "everloop.demo_config": 2,
     "everloop.exporting": 2,
     "everloop.importing": 2,
+    "everloop.inheritance": 2,
     "everloop.compare_runs": 2,
     "everloop.evaluate_runs": 2,
     "everloop.lifecycle": 2,

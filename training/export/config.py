@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from everloop.sampling_defaults import SamplingDefaults
 from everloop.settings import Config
 
 
@@ -35,6 +36,14 @@ class ExportConfig(Config):
     )
     embeddings: bool = Field(
         True, description="give hidden states, too, so that the version can embed texts"
+    )
+    licence: str | None = Field(
+        None, min_length=1, description="of the weights; absent: what their own files name"
+    )
+    sampling: SamplingDefaults | None = Field(
+        None,
+        description="where a request asks for neither temperature nor top_p; absent: what the "
+        "weights bring",
     )
     max_parity_ratio: float = Field(
         10.0,

@@ -34,6 +34,16 @@ class TextWindows:
     bytes_per_token: float
     prompts: tuple[str, ...]
 
+    def joined(self, other: "TextWindows") -> "TextWindows":
+        """These windows, and then others of the same tokenizer and width."""
+        counts = len(self.tokens), len(other.tokens)
+        sizes = self.bytes_per_token, other.bytes_per_token
+        return TextWindows(
+            tokens=np.concatenate([self.tokens, other.tokens]),
+            bytes_per_token=float(np.average(sizes, weights=counts)),
+            prompts=self.prompts,
+        )
+
 
 class _Window(NamedTuple):
     tokens: list[int]

@@ -22,6 +22,7 @@ from everloop.manifest import (
     SpecialTokens,
     sha256_file,
 )
+from everloop.sampling_defaults import SamplingDefaults
 from everloop.wide_graph import FILE_NAME as WIDE_FILE
 from training.checkpoint import read_checkpoint
 from training.export.architecture import Architecture, Attention, read_architecture
@@ -31,6 +32,7 @@ from training.export.graph import MODEL_FILE
 from training.export.graph_export import GraphExport, ProvenGraph, split_windows
 from training.export.losses import check_windows
 from training.export.parity import MIN_MODEL_LEN
+from training.export.sampling import read_sampling
 from training.export.session import open_session
 from training.export.special_tokens import read_special_tokens
 from training.export.state import state_tensors
@@ -79,6 +81,7 @@ def export_checkpoint(
     architecture = read_architecture(checkpoint)
     max_model_len = _max_model_len(config, architecture)
     check_windows(validation_windows, max_model_len, architecture.vocab_size)
+    sampling = config.sampling or read_sampling(checkpoint, lineage)
     windows, calibration = split_windows(validation_windows, config)
     export = GraphExport(
         checkpoint=checkpoint,
@@ -98,7 +101,7 @@ def export_checkpoint(
         folder = Path(temporary) / target.name
         folder.mkdir()
         proven = export.run(folder, scratch=Path(temporary))
-        _complete(folder, export, proven, lineage, golden_prompts, evaluation)
+        _complete(folder, export, proven, lineage, golden_prompts, evaluation, sampling)
         folder.rename(target)
     return target
 
@@ -110,13 +113,14 @@ def _complete(
     lineage: Lineage,
     golden_prompts: Sequence[str],
     evaluation: Mapping[str, float],
+    sampling: SamplingDefaults,
 ) -> None:
     """Write everything that a version holds besides its graph."""
     special_tokens = read_special_tokens(export.checkpoint)
     copy_tokenizer(export.checkpoint, folder, export.architecture.vocab_size)
     write_wide_graph(folder / MODEL_FILE, folder / WIDE_FILE)
     _write_golden(folder, golden_prompts, export.max_model_len, special_tokens)
-    manifest = _manifest(folder, export, proven, special_tokens, lineage, evaluation)
+    manifest = _manifest(folder, export, proven, special_tokens, lineage, evaluation, sampling)
     (folder / FILE_NAME).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     logger.info(
         "model version exported tag=%s weights=%s cache=%s",
@@ -169,6 +173,7 @@ def _manifest(
     special_tokens: SpecialTokens,
     lineage: Lineage,
     evaluation: Mapping[str, float],
+    sampling: SamplingDefaults,
 ) -> Manifest:
     architecture, body = export.architecture, export.architecture.body
     return Manifest(
@@ -188,6 +193,9 @@ def _manifest(
         weight_precision=proven.precision.weights,
         block_size=proven.precision.block_size,
         has_hidden_states=export.config.embeddings,
+        sampling=sampling,
+        licence=export.config.licence,
+        settings=export.config.model_dump(mode="json", exclude_unset=True, exclude={"sampling"}),
         export=proven.report,
         evaluation=dict(evaluation),
         lineage=lineage,

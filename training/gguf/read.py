@@ -74,6 +74,12 @@ def model_name(path: Path) -> str:
     return str(named).strip() if named and str(named).strip() else path.stem
 
 
+def model_licence(path: Path) -> str | None:
+    """The licence that a file names; None where it names none."""
+    named = GgufFile.read(path).metadata.get("general.license")
+    return str(named).strip() or None if named else None
+
+
 def _check_tensors(file: GgufFile, names: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
     for name, shape in names.values():
         if name not in file.tensors:
