@@ -6,6 +6,7 @@ back. The store is a Protocol: serving does not import feedback.
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 from everloop.errors import ArtifactError, ConfigError, NotFoundError, StoreError
@@ -42,6 +43,9 @@ class DeploymentStore(Protocol):
     def champion(self) -> Deployment | None:
         """The newest deployment that has not failed."""
 
+    def deployments(self) -> Sequence[Deployment]:
+        """All deployments, newest first."""
+
     def mark_deployment(
         self, deployment_id: int, status: Literal["live", "failed"], detail: str | None = None
     ) -> None:
@@ -63,6 +67,7 @@ class ChampionFollower:
         registry: has its files.
         observer: hears of swaps.
         config: pace of the polling, grace for replaced versions.
+        served_names: takes the names of all versions that were the champion.
     """
 
     def __init__(
@@ -72,12 +77,14 @@ class ChampionFollower:
         registry: Registry,
         observer: ServerObserver,
         config: ServerConfig,
+        served_names: set[str],
     ) -> None:
         self._engine = engine
         self._store = store
         self._registry = registry
         self._observer = observer
         self._config = config
+        self._served_names = served_names
         self._swaps: set[asyncio.Task[object]] = set()
         self._refused: set[str] = set()
         self._is_store_away = False
@@ -134,6 +141,11 @@ class ChampionFollower:
     async def _swap(self, tag: str) -> None:
         """Return as soon as the new version answers; the old one drains behind it."""
         version = await asyncio.to_thread(self._registry.get, tag)
+        # Before the swap, so that a client of the version before never meets a server that does
+        # not know its name.
+        history = await asyncio.to_thread(self._store.deployments)
+        lived = (each.model_version for each in history if each.status == "live")
+        self._served_names.update(each.partition(":")[0] for each in lived)
         swap = asyncio.create_task(self._engine.swap(version.path, self._config.swap_grace_seconds))
         self._swaps.add(swap)
         swap.add_done_callback(self._swaps.discard)

@@ -30,8 +30,6 @@ from everloop.settings import Home, RunFile, Settings
 if TYPE_CHECKING:
     from feedback.store.store import Store
     from monitoring.metrics import Metrics
-    from serving.engine.async_engine import AsyncEngine
-    from serving.openai_api.config import ServerConfig
     from serving.openai_api.state import ApiState
 
 logger = logging.getLogger(__name__)
@@ -125,7 +123,7 @@ class Everloop:
         self.app = create_app(self._engine, self._writer, metrics, metrics.render, config)
         self._lifespan = contextlib.AsyncExitStack()
         await self._lifespan.enter_async_context(self.app.router.lifespan_context(self.app))
-        follow = _follow(self._engine, self._store, home, metrics, config)
+        follow = _follow(self._api, self._store, home, metrics)
         self._tasks = [asyncio.create_task(follow), asyncio.create_task(_watch_parent())]
         _announce_shutdown(self._api)
 
@@ -173,14 +171,12 @@ def _hold(home: Home) -> FileLock:
     return lock
 
 
-async def _follow(
-    engine: "AsyncEngine", store: "Store", home: Home, metrics: "Metrics", config: "ServerConfig"
-) -> None:
+async def _follow(api: "ApiState", store: "Store", home: Home, metrics: "Metrics") -> None:
     from serving.champion import ChampionFollower
 
     registry = Registry(home)
     await asyncio.to_thread(import_packed_models, registry)
-    await ChampionFollower(engine, store, registry, metrics, config).run()
+    await ChampionFollower(api.engine, store, registry, metrics, api.config, api.served_names).run()
 
 
 def import_packed_models(registry: Registry) -> None:

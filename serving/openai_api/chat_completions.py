@@ -37,6 +37,7 @@ async def _admit(
     params = sampling_params(
         body,
         version.manifest,
+        api.sampling_defaults(version),
         num_prompt_tokens=len(token_ids),
         default_tokens=api.config.default_max_tokens,
         constraint=constraint,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic_core import to_json
 
 from everloop.records import Message
+from everloop.sampling_defaults import SamplingDefaults
 from serving.engine.vocabulary import Vocabulary
 from serving.openai_api.choice import Choice, Prompt
 from serving.openai_api.completion_request import CompletionRequest
@@ -34,8 +35,9 @@ async def _admit(
     encoder = await api.encoder_for(version)
     vocab_size = version.manifest.vocab_size
     ids = await asyncio.to_thread(encode_prompts, encoder, body.prompt, vocab_size, "prompt")
+    defaults = api.sampling_defaults(version)
     prompts = [
-        _prompt(body, version, prompt, token_ids)
+        _prompt(body, version, defaults, prompt, token_ids)
         for prompt, token_ids in zip(body.prompt, ids, strict=True)
     ]
     echo = bool(body.echo)
@@ -53,11 +55,16 @@ async def _admit(
 
 
 def _prompt(
-    body: CompletionRequest, version: "LLMEngine", given: str | list[int], token_ids: list[int]
+    body: CompletionRequest,
+    version: "LLMEngine",
+    defaults: SamplingDefaults,
+    given: str | list[int],
+    token_ids: list[int],
 ) -> Prompt:
     params = sampling_params(
         body,
         version.manifest,
+        defaults,
         num_prompt_tokens=len(token_ids),
         default_tokens=_DEFAULT_MAX_TOKENS,
         constraint=body.constraint,

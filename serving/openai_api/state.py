@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
+from everloop.sampling_defaults import SamplingDefaults
 from serving.openai_api.config import ServerConfig
 from serving.openai_api.errors import ApiError
 from serving.openai_api.observer import ServerObserver
@@ -18,12 +19,15 @@ if TYPE_CHECKING:
     from serving.engine.async_engine import AsyncEngine
     from serving.engine.llm_engine import LLMEngine
 
+CHAMPION = "everloop"  # whatever the version is called
+
 
 @dataclass(slots=True, eq=False)
 class ApiState:
     """The state of one app.
 
     Attributes:
+        served_names: of all versions that were the champion: who uses one goes on with the next.
         is_draining: the service is about to stop; requests are refused, streams go on.
         num_active: answers that are being generated or recorded now.
     """
@@ -33,6 +37,7 @@ class ApiState:
     observer: ServerObserver
     metrics: Callable[[str], tuple[bytes, str]]
     config: ServerConfig
+    served_names: set[str] = field(default_factory=set)
     is_draining: bool = False
     num_active: int = 0
     _encoder: "tuple[LLMEngine, PromptEncoder] | None" = field(default=None, init=False)
@@ -71,21 +76,29 @@ class ApiState:
         return version
 
     def version_named(self, model: str) -> "LLMEngine":
-        """Give the champion if the request means it, by its name or by its full tag.
+        """Give the champion if the request means it, by one of its names or by its full tag.
 
         Raises:
             ApiError: it means another (404), or none is loaded (503).
         """
         version = self.serving_version()
-        manifest = version.manifest
-        if model not in (manifest.name, manifest.tag):
+        if model not in self.names_of(version):
             raise ApiError(
-                f"The model {model!r} does not exist; this server has {manifest.name!r}.",
+                f"The model {model!r} does not exist; this server has {version.manifest.name!r}.",
                 status=404,
                 param="model",
                 code="model_not_found",
             )
         return version
+
+    def names_of(self, version: "LLMEngine") -> list[str]:
+        """The names that mean the champion: its own first, its full tag last."""
+        own = version.manifest
+        return list(dict.fromkeys((own.name, CHAMPION, *sorted(self.served_names), own.tag)))
+
+    def sampling_defaults(self, version: "LLMEngine") -> SamplingDefaults:
+        """How a version samples where a request sets neither temperature nor top_p."""
+        return version.manifest.sampling.with_temperature(self.config.default_temperature)
 
     async def encoder_for(self, version: "LLMEngine") -> PromptEncoder:
         """Give the prompt encoder of a version; it is made once, outside the event loop."""

@@ -19,6 +19,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from everloop.chat import CHAT_TEMPLATE, ChatTemplate
 from everloop.errors import NotFoundError, PromptTooLongError
 from everloop.records import Feedback, Interaction
+from everloop.sampling_defaults import TRAINED, SamplingDefaults
 from serving import launch
 from serving.engine.observer import SilentObserver
 from serving.engine.sampling_params import SamplingParams
@@ -49,6 +50,7 @@ class ScriptedVersion:
     chat_template: ChatTemplate | None = field(default_factory=lambda: ChatTemplate(CHAT_TEMPLATE))
     tokenizer: Tokenizer = field(default_factory=byte_tokenizer)
     has_hidden_states: bool = False
+    sampling: SamplingDefaults = TRAINED
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -62,6 +64,7 @@ class ScriptedVersion:
         return SimpleNamespace(
             name=name, version=version, tag=self.tag, max_model_len=self.max_model_len,
             vocab_size=259, has_hidden_states=self.has_hidden_states, hidden_size=4,
+            sampling=self.sampling,
             special_tokens=SimpleNamespace(eos_token_ids=(0, 2)),
         )  # fmt: skip
 
