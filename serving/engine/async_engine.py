@@ -105,7 +105,7 @@ class AsyncEngine:
                 LLMEngine.load, folder, self._config, self._observer, loaded_bytes=loaded_bytes
             )
             self._check_accepting()
-            max_unfinished = self._config.max_num_seqs + self._config.max_queue
+            max_unfinished = engine.config.max_num_seqs + self._config.max_queue
             previous, self._current = self._current, LoadedVersion(engine, max_unfinished)
             self._versions.append(self._current)
             self._inbox.put(partial(self._stepping.append, self._current))

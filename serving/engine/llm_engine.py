@@ -27,6 +27,7 @@ from serving.engine.sampling_params import SamplingParams
 from serving.engine.scheduler import Schedule, ScheduledRow, Scheduler
 from serving.engine.sequence import FinishReason, GenerationResult, RequestOutput, Sequence
 from serving.engine.sequence_factory import SequenceFactory
+from serving.engine.slots import choose_slots
 from serving.engine.speculation import make_drafter
 from serving.engine.step_times import StepTimes
 from serving.engine.vocabulary import Vocabulary
@@ -40,7 +41,7 @@ class LLMEngine:
     """A loaded model version with its queue, its cache and its running sequences.
 
     Attributes:
-        manifest: of the version.
+        manifest, config: with the length and the number of slots that are served.
         tokenizer: of the version.
         chat_template: None for a model that only completes text.
         memory: what it takes.
@@ -50,7 +51,7 @@ class LLMEngine:
     def __init__(
         self, folder: Path, manifest: Manifest, config: EngineConfig, memory: Memory
     ) -> None:
-        self.manifest = manifest
+        self.manifest, self.config = manifest, config
         self.tokenizer = load_tokenizer(folder, manifest)
         self._factory = SequenceFactory(manifest, self.tokenizer)
         self.chat_template = load_chat_template(folder, manifest, self.tokenizer)
@@ -91,12 +92,11 @@ class LLMEngine:
             loaded_bytes: what the versions take that stay loaded beside it.
 
         Raises:
-            ArtifactError: a file is missing, changed or of another kind, or a golden continuation
-                comes out differently.
+            ArtifactError: a file is damaged, or a golden continuation comes out differently.
             ConfigError: weights and cache need more memory than there is.
         """
         started = time.monotonic()
-        manifest = verify(folder)
+        manifest, config = choose_slots(folder, verify(folder), config, loaded_bytes)
         engine = cls(folder, manifest, config, check_memory(folder, manifest, config, loaded_bytes))
         warm_up = WarmUp(engine._model_runner, engine._factory, engine._times)
         warm_up.run(config.max_num_seqs, config.max_num_batched_tokens, manifest.max_query_len)
