@@ -47,7 +47,9 @@ def answer_questions(
     """The version's greedy answers to the last question of each conversation."""
     engine = LLMEngine.load(version.path, EngineConfig(num_threads=num_threads))
     encoder = PromptEncoder(engine.tokenizer, engine.chat_template)
-    longest = version.manifest.max_model_len - max_tokens
+    served = engine.manifest.max_model_len  # fewer than the version takes where memory is short
+    max_tokens = min(max_tokens, served // 2)
+    longest = served - max_tokens
     prompts = [
         encoder.encode_chat(row.messages[:-1], row.tools or ())[-longest:]
         for row in rows

@@ -7,7 +7,8 @@ import pytest
 
 from everloop.importing import import_checkpoint
 from everloop.records import Feedback, Interaction
-from everloop.registry import ModelVersion
+from everloop.registry import ModelVersion, Registry
+from everloop.sampling_defaults import IMPORTED
 from everloop.settings import Home, RunFile
 from feedback.loop import run_round
 from feedback.rollout import promote
@@ -61,3 +62,32 @@ def test_a_round_waits_for_what_the_gate_needs_and_says_so_once(
     store = open_store(home.database_url)
     assert [item.verdict for item in store.decisions(kind="trigger")] == ["wait"]
     store.close()
+
+
+@pytest.mark.slow
+def test_a_round_on_an_imported_model_keeps_what_the_import_needed(
+    home: Home, champion: ModelVersion, asked: Ask, said: Say
+) -> None:
+    correct(home, asked, said, range(110))
+    run = RunFile.load(
+        None,
+        (
+            "trigger.min_corrections=100",
+            "loop.epochs=0.2",
+            "loop.num_threads=1",
+            "loop.validation_windows=16",
+            "sft.device_batch_size=8",
+        ),
+    )
+
+    result = run_round(home, run)
+
+    assert result.outcome in ("kept", "promoted"), result.reasons
+    assert result.gate is not None
+    assert result.gate.numbers["rows"] >= 30
+    assert result.candidate is not None
+    candidate = Registry(home).get(result.candidate).manifest
+    assert candidate.name == "elsewhere"
+    assert candidate.settings == champion.manifest.settings
+    assert candidate.sampling == IMPORTED
+    assert candidate.weight_precision == "fp32"
