@@ -31,7 +31,8 @@ class Memory:
 
     Attributes:
         weights: resident once the session is open.
-        cache: reserved for the state of all slots; resident as far as it was written.
+        cache: reserved for the state of all slots; resident as far as it was written, and nearly
+            all of it where the system gives numpy pages of 2 MiB: a few tokens fill a page.
         attention: for the scores of the widest step; likewise.
         wide: the weights again in fp32, for wide steps; 0 without them.
     """
