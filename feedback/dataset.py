@@ -147,10 +147,13 @@ def is_held_out(interaction: Interaction, share: float) -> bool:
 
 def choose_validation(rows: Iterable[DatasetRow], share: float) -> list[DatasetRow]:
     """Move a share of the learnt rows to validation: by their question, so always the same ones."""
-    return [
-        row.model_copy(update={"split": "validation"}) if _place(_question(row)) < share else row
-        for row in rows
-    ]
+
+    def split(row: DatasetRow) -> DatasetRow:
+        # Not the hold-out's number, which of all rows that are left is above its share.
+        is_chosen = _place(f"validation:{_question(row)}") < share
+        return row.model_copy(update={"split": "validation"}) if is_chosen else row
+
+    return [split(row) for row in rows]
 
 
 def _examples(

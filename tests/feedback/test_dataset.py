@@ -297,6 +297,14 @@ def test_validation_takes_all_rows_of_a_question(row: Row) -> None:
     assert choose_validation(rows[::-1], 0.3) == split[::-1]
 
 
+def test_validation_is_chosen_apart_from_the_hold_out(asked: Ask, said: Say) -> None:
+    # Without a conversation's id both go by the question.
+    interactions = [asked(n, conversation_id=None) for n in range(200)]
+    learnt = build(interactions, [said(n) for n in range(200)], FeedbackConfig()).train
+    chosen = [row for row in choose_validation(learnt, 0.15) if row.split == "validation"]
+    assert 0.08 < len(chosen) / len(learnt) < 0.22
+
+
 def test_too_few_rows_are_refused_with_the_counts(asked: Ask, said: Say) -> None:
     with pytest.raises(RefusedError) as caught:
         build([asked(1), asked(2)], [said(1), said(2, value=False)], FeedbackConfig(min_rows=5))
