@@ -98,6 +98,11 @@ class Home:
         return self.root / "logs"
 
     @property
+    def status(self) -> Path:
+        """What the processes say about themselves, for the metrics."""
+        return self.root / "status"
+
+    @property
     def server_lock(self) -> Path:
         """Held by the one server of this home."""
         return self.root / "server.lock"
