@@ -40,7 +40,8 @@ class Settings(BaseSettings):
     """What the environment says.
 
     `EVERLOOP_HOME`, `EVERLOOP_DATABASE_URL`, `EVERLOOP_LOG_LEVEL`, and `EVERLOOP_CACHE_FOLDER`:
-    where what was measured of this machine is remembered, for all homes.
+    where what was measured of this machine is remembered, for all homes. `EVERLOOP_CONTAINERIZED`
+    is set in container images: all addresses are the container's own, so any may be listened on.
     """
 
     model_config = SettingsConfigDict(env_prefix="EVERLOOP_")
@@ -49,6 +50,7 @@ class Settings(BaseSettings):
     database_url: str | None = None
     log_level: str = "INFO"
     cache_folder: Path = Field(default_factory=_default_cache)
+    containerized: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,18 +115,26 @@ class Home:
         return self.database or f"sqlite:///{self.root.resolve() / 'store.sqlite'}"
 
     def create(self) -> "Home":
-        """Make the folder if it is absent.
+        """Make the folder if it is absent, for its owner's eyes only: it holds what people said.
 
         Raises:
             ConfigError: the path is a file, or cannot be written.
         """
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._close_to_others()
         except OSError as error:
             raise ConfigError(
                 f"home folder {self.root} cannot be made ({error.strerror}). Choose another --home."
             ) from error
         return self
+
+    def _close_to_others(self) -> None:
+        """Take other users' rights from a home of an earlier release; no other folder's."""
+        found = self.root.stat()
+        is_home = self.bentoml.is_dir() or (self.root / "store.sqlite").is_file()
+        if is_home and found.st_uid == os.geteuid() and found.st_mode & 0o077:
+            self.root.chmod(found.st_mode & 0o700)
 
 
 C = TypeVar("C", bound=Config)

@@ -34,8 +34,10 @@ FLOORS = {
     "everloop.evaluate_runs": 2,
     "everloop.lifecycle": 2,
     "everloop.train_runs": 2,
+    "everloop.up": 2,
     "training": 1,
     "serving": 1,
+    "serving.server": 2,
     "serving.service": 2,
     "monitoring": 1,
     "monitoring.worker": 2,
@@ -60,7 +62,7 @@ ALLOWED = {
     },
     "serving": {
         "bentoml", "filelock", "llguidance", "numpy", "onnxruntime", "prometheus_client", "psutil",
-        "pydantic", "pydantic_core", "starlette", "tokenizers",
+        "pydantic", "pydantic_core", "starlette", "tokenizers", "uvicorn",
     },
     "monitoring": {
         "evidently", "numpy", "pandas", "prometheus_client", "pydantic", "sklearn",

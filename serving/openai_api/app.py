@@ -38,6 +38,7 @@ from serving.openai_api.observer import ServerObserver
 from serving.openai_api.openapi import openapi
 from serving.openai_api.origin import OriginGuard
 from serving.openai_api.recorder import Recorder
+from serving.openai_api.shutdown import Shutdown
 from serving.openai_api.state import ApiState
 from serving.openai_api.tokenize import detokenize, tokenize
 
@@ -97,6 +98,7 @@ def _middleware(observer: ServerObserver, config: ServerConfig) -> list[Middlewa
         Middleware(RequestCounter, observer=observer),
         Middleware(ErrorEnvelope),
         Middleware(OriginGuard, hosts=config.allowed_hosts, origins=config.allowed_origins),
+        Middleware(Shutdown),
         Middleware(BodyLimit, max_bytes=config.max_body_bytes),
         Middleware(
             Idempotency,

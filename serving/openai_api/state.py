@@ -26,6 +26,7 @@ class ApiState:
     Attributes:
         is_draining: the service is about to stop; requests are refused, streams go on.
         num_active: answers that are being generated or recorded now.
+        at_work: the requests that are at work, each with the time limit that ends it.
     """
 
     engine: "AsyncEngine"
@@ -35,6 +36,7 @@ class ApiState:
     config: ServerConfig
     is_draining: bool = False
     num_active: int = 0
+    at_work: set[asyncio.Timeout] = field(default_factory=set)
     _encoder: "tuple[LLMEngine, PromptEncoder] | None" = field(default=None, init=False)
 
     @property
@@ -54,12 +56,7 @@ class ApiState:
             ApiError: none is loaded yet, or the service is about to stop (503).
         """
         if self.is_draining:
-            raise ApiError(
-                "The server is shutting down.",
-                status=503,
-                code="shutting_down",
-                retry_after_seconds=5,
-            )
+            raise shutting_down()
         version = self.engine.current
         if version is None:
             raise ApiError(
@@ -97,11 +94,28 @@ class ApiState:
         return encoder
 
     async def wait_until_idle(self, seconds: float) -> bool:
-        """Wait for the answers at work; False when some are left after the time."""
+        """Wait for the requests at work; False when some are left after the time."""
         deadline = time.monotonic() + seconds
-        while self.num_active and time.monotonic() < deadline:
+        while (self.num_active or self.at_work) and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-        return self.num_active == 0
+        return not (self.num_active or self.at_work)
+
+    async def end_answers(self) -> None:
+        """End the requests that are still at work, and give them the time to say so."""
+        self.is_draining = True
+        now = asyncio.get_running_loop().time()
+        for limit in self.at_work:
+            limit.reschedule(now)
+        await self.wait_until_idle(self.config.drain_seconds)
+
+
+def shutting_down() -> ApiError:
+    """What a request is told that comes, or is still at work, when the service stops."""
+    error = ApiError(
+        "The server is shutting down.", status=503, code="shutting_down", retry_after_seconds=5
+    )
+    error.headers["connection"] = "close"  # else the client would come back on it
+    return error
 
 
 def state_of(request: Request) -> ApiState:

@@ -70,8 +70,7 @@ class Service:
 
     @property
     def worker(self) -> psutil.Process:
-        (worker,) = psutil.Process(self.process.pid).children()
-        return worker
+        return psutil.Process(self.process.pid)
 
     @contextlib.contextmanager
     def store(self) -> Iterator[Store]:
