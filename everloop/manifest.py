@@ -214,13 +214,19 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / FILE_NAME
     try:
-        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        return Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
         raise ArtifactError(
             f"{folder} is not a model version: {FILE_NAME} is missing. Export one first."
         ) from error
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}.") from error
     except ValidationError as error:
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            raise ArtifactError(
+                f"{path} is damaged: {first['msg']}. Restore it or export the version again."
+            ) from error
         where = ".".join(str(part) for part in first["loc"])
         raise ArtifactError(
             f"{path}: {where}: {first['msg']}. Another release wrote this version; export it again."

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,16 +117,14 @@ class Everloop:
         self.app = create_app(self._engine, self._writer, metrics, metrics.render, config)
         self._lifespan = contextlib.AsyncExitStack()
         await self._lifespan.enter_async_context(self.app.router.lifespan_context(self.app))
-        follow = _follow(self._engine, self._store, home, metrics, config)
-        self._tasks = [asyncio.create_task(follow)]
+        follow = partial(_follow, self._engine, self._store, home, metrics, config)
+        self._api.background.start("champion", follow)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
         """End what is left of the answers, write what is queued, close the store."""
         await self._api.end_answers()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._api.background.stop()
         await self._engine.stop(_CUT_SECONDS)
         await self._api.wait_until_idle(self._api.config.drain_seconds)
         await self._lifespan.aclose()

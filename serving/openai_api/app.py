@@ -4,9 +4,9 @@ Made from an engine, a recorder, an observer and a metrics callable, so that tes
 service make it alike. It loads no model and opens no store.
 """
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,9 +138,9 @@ async def _answer_http_exception(_request: Request, error: Exception) -> Respons
 
 @contextlib.asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
-    watch = asyncio.create_task(watch_event_loop(app.state.api.observer))
+    api: ApiState = app.state.api
+    api.background.start("event_loop_watch", partial(watch_event_loop, api.observer))
     try:
         yield
     finally:
-        watch.cancel()
-        await asyncio.gather(watch, return_exceptions=True)
+        await api.background.stop()

@@ -31,6 +31,9 @@ class ServerObserver(Protocol):
     def event_loop_lag(self, seconds: float) -> None:
         """The event loop woke up so late."""
 
+    def background_failure(self, task: str) -> None:
+        """A task that runs for as long as the service has died."""
+
     def store_dropped(self, count: int) -> None:
         """So many interactions could not be recorded."""
 

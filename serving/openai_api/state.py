@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
+from serving.openai_api.background import BackgroundTasks
 from serving.openai_api.config import ServerConfig
 from serving.openai_api.errors import ApiError
 from serving.openai_api.observer import ServerObserver
@@ -26,6 +27,7 @@ class ApiState:
     Attributes:
         is_draining: the service is about to stop; requests are refused, streams go on.
         num_active: answers that are being generated or recorded now.
+        background: tasks that live as long as the app.
         at_work: the requests that are at work, each with the time limit that ends it.
     """
 
@@ -37,12 +39,17 @@ class ApiState:
     is_draining: bool = False
     num_active: int = 0
     at_work: set[asyncio.Timeout] = field(default_factory=set)
+    background: BackgroundTasks = field(init=False)
     _encoder: "tuple[LLMEngine, PromptEncoder] | None" = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        """Make the keeper of the tasks that live as long as the app."""
+        self.background = BackgroundTasks(self.observer)
 
     @property
     def is_ready(self) -> bool:
-        """Whether a request would be taken."""
-        return self.engine.is_ready and not self.is_draining
+        """Whether a request would be taken, and everything around the engine does its work."""
+        return self.engine.is_ready and not self.is_draining and not self.background.failing
 
     @property
     def is_alive(self) -> bool:

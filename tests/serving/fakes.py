@@ -175,6 +175,7 @@ class ObserverLog:
     models: list[str] = field(default_factory=list)
     batch_invariant: list[bool] = field(default_factory=list)
     lags: list[float] = field(default_factory=list)
+    deaths: list[str] = field(default_factory=list)
     dropped: int = 0
 
     def request(self, route: str, model: str, status: str, stream: bool, seconds: float) -> None:
@@ -194,6 +195,9 @@ class ObserverLog:
 
     def event_loop_lag(self, seconds: float) -> None:
         self.lags.append(seconds)
+
+    def background_failure(self, task: str) -> None:
+        self.deaths.append(task)
 
     def store_dropped(self, count: int) -> None:
         self.dropped += count
