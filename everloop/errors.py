@@ -6,6 +6,7 @@
   - ArtifactError (2): a checkpoint or model version is missing, changed or of another kind
   - NotFoundError (2): the store or the model store has no such id
   - RefusedError (3): the work was done and the answer is no (gate, limits, nothing to train on)
+    - NoChampionError: the loop has nothing to improve on yet
   - StoreError (1): the store cannot take or give a record
   - EngineError (1): the engine cannot serve a request
     - PromptTooLongError: the prompt does not fit into the model
@@ -50,6 +51,10 @@ class RefusedError(EverloopError):
     """The work was done and the answer is no."""
 
     exit_code = 3
+
+
+class NoChampionError(RefusedError):
+    """No version answers yet, so a round of the loop has nothing to improve on."""
 
 
 class StoreError(EverloopError):

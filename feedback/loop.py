@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from rich.progress import Progress
 
-from everloop.errors import RefusedError
+from everloop.errors import NoChampionError, RefusedError
 from everloop.evaluate_runs import report_training
 from everloop.lifecycle import checkpoint_of, export_version, validation_windows
 from everloop.manifest import DatasetRef
@@ -77,7 +77,7 @@ def run_round(
         progress: where to show bars.
 
     Raises:
-        RefusedError: there is no champion yet.
+        NoChampionError: there is no champion yet.
         ArtifactError: the champion's checkpoint is gone, or was changed.
     """
     started = time.monotonic()
@@ -97,7 +97,7 @@ class _Round:
         self._config = run.table("loop", LoopConfig)
         deployment = store.champion()
         if deployment is None:
-            raise RefusedError(
+            raise NoChampionError(
                 f"{home.root} has no champion to improve on. Train and export a version, then "
                 "serve it: everloop serve"
             )

@@ -30,6 +30,9 @@ class LoopConfig(Config):
     interval_seconds: float = Field(
         30.0, gt=0, description="time between two looks at the feedback by the worker"
     )
+    max_retry_seconds: float = Field(
+        3600.0, gt=0, description="longest time until a failed round is tried again"
+    )
 
     @property
     def tuning(self) -> dict[str, int | None]:
