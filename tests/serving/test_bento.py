@@ -1,16 +1,20 @@
 """The bentofile: what it names, and a Bento that is built and answers."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import tomllib
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
 from everloop.registry import Registry
+from everloop.settings import Home
 from serving import launch
 from tests.serving.conftest import make_client
 
@@ -67,22 +71,42 @@ def test_bento_is_built_and_answers(home, versions, tmp_path):
     dockerfile = (bento / "env" / "docker" / "Dockerfile").read_text(encoding="utf-8")
     assert "USER bentoml" in dockerfile
     assert "BENTOML_DO_NOT_TRACK" in dockerfile
-    serve_and_ask(
-        [*bentoml, "serve", "everloop:test"], env | {"EVERLOOP_HOME": str(home.root)}, tmp_path
-    )
+    archive = tmp_path / "image.tar.gz"
+    subprocess.run(
+        [*bentoml, "export", "everloop:test", str(archive)],
+        cwd=ROOT, env=env, capture_output=True, check=True, timeout=120,
+    )  # fmt: skip
+    image = tmp_path / "image"
+    with tarfile.open(archive) as packed:
+        packed.extractall(image, filter="data")
+    serve_and_ask(dockerfile, home, image)
     assert [version.tag for version in Registry(home).list()] == [Registry(other).list()[0].tag]
 
 
-def serve_and_ask(command: list[str], env: dict[str, str], folder: Path) -> None:
+def serve_and_ask(dockerfile: str, home: Home, image: Path) -> None:
+    """Do what a container of the image does, on this machine's own loopback address."""
+    lines = [line.partition(" ") for line in dockerfile.splitlines()]
+    entrypoint = [text for word, _, text in lines if word == "ENTRYPOINT"][-1]
+    workdir = [text for word, _, text in lines if word == "WORKDIR"][-1]
+    assert workdir == "/home/bentoml/bento/src"
+    _, *arguments = json.loads(entrypoint)
     port = launch.free_port()
-    with (folder / "bento.log").open("wb") as log:
+    env = os.environ | {"BENTO_PATH": str(image), "EVERLOOP_HOME": str(home.root)}
+    with (image / "log").open("wb") as log:
         process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(port)],
-            cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True,
+            [sys.executable, *arguments, "--host", "127.0.0.1", "--port", str(port)],
+            cwd=image / "src", env=env, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     try:
         url = f"http://127.0.0.1:{port}"
         launch.wait_ready(url, 90, process)
+        ports = [
+            connection.laddr.port
+            for one in psutil.Process(process.pid).children(recursive=True)
+            for connection in one.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        ]
+        assert ports == [port]
         with make_client(url, strict=True) as ai:
             answer = ai.chat.completions.create(
                 model="everloop", messages=[{"role": "user", "content": "Hi"}], max_tokens=4
@@ -90,4 +114,4 @@ def serve_and_ask(command: list[str], env: dict[str, str], folder: Path) -> None
             assert answer.usage.completion_tokens >= 1
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(40) == 0
+        assert process.wait(60) == 0
