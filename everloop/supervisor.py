@@ -21,6 +21,7 @@ from everloop.process_status import write_status
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
+_OWN_ERRORS = (1, 2, 3)  # exit codes by which a command says in words what is wrong (errors.py)
 PARENT_VARIABLE = "EVERLOOP_SUPERVISOR"  # in a child's environment: the id of this process
 
 
@@ -79,7 +80,7 @@ class _Child:
         if code is None:
             return None
         is_settled = time.monotonic() - self._started >= self._settled_seconds
-        if code > 0 and not self.restarts and not is_settled:
+        if code in _OWN_ERRORS and not self.restarts and not is_settled:
             return code
         if is_settled:
             self._back_off.succeeded()

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -27,10 +27,17 @@ from serving.launch import GRACEFUL_SHUTDOWN_SECONDS, KEEP_ALIVE_SECONDS
 from serving.listening import listen
 from serving.service import current_state, make_app
 
+if TYPE_CHECKING:
+    from serving.openai_api.state import ApiState
+
 logger = logging.getLogger("serving.server")  # this module is also __main__
+
+# Of a process whose engine has died: no error of the command, so that it is always started again.
+ENGINE_DIED = 70
 
 # For bytes that are on their way when the answers have ended.
 _CLOSE_SECONDS = 5
+_ALIVE_SECONDS = 1.0
 
 
 class _Server(uvicorn.Server):
@@ -46,7 +53,8 @@ def main(host: str, port: int) -> int:
     """Serve until SIGTERM or SIGINT.
 
     Returns:
-        An exit code: 0 after a stop, else that of the error, which the log says in one sentence.
+        An exit code: 0 after a stop, ENGINE_DIED, else that of the error, which the log says in
+        one sentence.
     """
     configure(Settings().log_level)
     when_supervisor_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -62,14 +70,19 @@ def main(host: str, port: int) -> int:
     )
     try:
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(_run(app, config, host, port))
+            return runner.run(_run(app, config, host, port))
     except EverloopError as error:
         logger.error("the service cannot start: %s", error)
         return error.exit_code
-    return 0
 
 
-async def _run(app: Starlette, config: uvicorn.Config, host: str, port: int) -> None:
+async def engine_death(api: "ApiState", poll_seconds: float = _ALIVE_SECONDS) -> None:
+    """Wait until the engine has died, which only a new process can mend."""
+    while api.is_alive:
+        await asyncio.sleep(poll_seconds)
+
+
+async def _run(app: Starlette, config: uvicorn.Config, host: str, port: int) -> int:
     sockets = listen(host, port)
     stop, hurry = asyncio.Event(), asyncio.Event()
 
@@ -83,23 +96,30 @@ async def _run(app: Starlette, config: uvicorn.Config, host: str, port: int) -> 
         server = _Server(config)
         serving = asyncio.create_task(server.serve(sockets))
         logger.info("serving http://%s:%d", host, port)
-        await _until(stop, serving)
-        # The sockets stay open meanwhile: who comes now is told, instead of left to wait.
         api = current_state()
+        death = asyncio.create_task(engine_death(api))
+        await _until(stop, serving, death)
+        is_dead = death.done()
+        if is_dead:
+            logger.error("the engine has died; ending, to be started again")
+            hurry.set()
+        # The sockets stay open meanwhile: who comes now is told, instead of left to wait.
         api.is_draining = True
         await _until(hurry, asyncio.create_task(api.wait_until_idle(GRACEFUL_SHUTDOWN_SECONDS)))
         await api.end_answers()
         server.should_exit = True
         await serving
+    return ENGINE_DIED if is_dead else 0
 
 
-async def _until(event: asyncio.Event, work: "asyncio.Task[Any]") -> None:
+async def _until(event: asyncio.Event, *works: "asyncio.Task[Any]") -> None:
     """Wait for an event, or for the end of a task, whose failure is raised."""
     waiting = asyncio.create_task(event.wait())
-    await asyncio.wait({waiting, work}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({waiting, *works}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
-    if work.done():
-        work.result()
+    for work in works:
+        if work.done():
+            work.result()
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ stop.wait(120)
 LEAVER = """
 import pathlib, sys, time
 while not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.01)
-sys.exit(7)
+sys.exit(3)
 """
 
 STUBBORN = """
@@ -62,7 +62,7 @@ def wait_for(path: Path) -> None:
 
 def test_command_that_could_not_start_stops_the_others_and_gives_its_code(tmp_path: Path) -> None:
     leaver = [sys.executable, "-c", LEAVER, str(tmp_path / "pid")]
-    assert supervise({"a": waiter(tmp_path), "b": leaver}, grace_seconds=60) == 7
+    assert supervise({"a": waiter(tmp_path), "b": leaver}, grace_seconds=60) == 3
     assert (tmp_path / "stopped").exists()
 
 
@@ -146,6 +146,13 @@ def test_command_that_was_killed_is_started_again_and_the_others_go_on(tmp_path,
         "0.02 seconds (restart 2)",
         "0.02 seconds (restart 3)",
     ]
+
+
+def test_command_that_asks_to_be_started_again_is(tmp_path) -> None:
+    sender = stop_when(tmp_path / "settled")
+    assert supervise({"a": fails_at_first(tmp_path, 2, "70")}, 60, FAST) == 0
+    sender.join()
+    assert len(list(tmp_path.glob("start-*"))) == 3
 
 
 def test_command_that_fails_after_it_had_settled_is_started_again(tmp_path) -> None:
