@@ -31,9 +31,11 @@ class StatusCollector(Collector):
             labels=["process"],
         )  # fmt: skip
         for name, status in read_status(self._folder / RESTARTS).items():
-            restarts.add_metric([name], float(status["restarts"]))
+            if isinstance(status, dict) and isinstance(status.get("restarts"), int):
+                restarts.add_metric([name], float(status["restarts"]))
         failed = CounterMetricFamily(
             "llm_loop_failed_rounds", "Rounds of the loop that ended with an error."
         )
-        failed.add_metric([], float(read_status(self._folder / ROUNDS).get("failed", 0)))
+        count = read_status(self._folder / ROUNDS).get("failed", 0)
+        failed.add_metric([], float(count) if isinstance(count, int) else 0.0)
         return [restarts, failed]
