@@ -148,10 +148,15 @@ class RecipeMixin:
 
 
 class NextTokenLoss:
-    """Overrides of a Trainer whose model predicts the next token; stands before RecipeMixin."""
+    """Overrides of a Trainer whose model predicts the next token; stands before RecipeMixin.
+
+    Attributes:
+        learns_in_pieces: whether the model's loss is that of training/answer_loss.py.
+    """
 
     model: Any
     recipe: Any
+    learns_in_pieces = False
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any
@@ -163,7 +168,10 @@ class NextTokenLoss:
         instead of 90 ms for 4,096 tokens).
         """
         inputs = {**inputs, "use_cache": False}
-        if self.model.training and self.recipe.label_smoothing:
+        smoothing = self.recipe.label_smoothing if self.model.training else 0.0
+        if smoothing and self.learns_in_pieces:
+            inputs["label_smoothing"] = smoothing
+        elif smoothing:
             return self._smoothed_loss(model, inputs, kwargs.get("num_items_in_batch"))
         return Trainer.compute_loss(cast(Trainer, self), model, inputs, *args, **kwargs)
 

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from everloop.records import DatasetRow
 from training.encoded_rows import IGNORED, EncodedRows, encode_conversation, encode_split
+from training.row_attention import row_places
 from training.tokenizer import END_OF_TEXT, encode_plain
 
 
@@ -125,6 +126,30 @@ class Collator:
                 [*row["position_ids"], *range(width - len(row["position_ids"]))] for row in rows
             ]
         return {name: torch.tensor(values) for name, values in batch.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class RowsCollator:
+    """Makes one sequence of a batch's rows, without padding, for attention by rows."""
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Put the rows behind one another, (1, N); packed rows come apart again."""
+        ids: list[int] = []
+        labels: list[int] = []
+        starts: list[int] = []
+        for row in rows:
+            places = row.get("position_ids") or range(len(row["input_ids"]))
+            starts += [len(ids) + at for at, place in enumerate(places) if place == 0]
+            ids += row["input_ids"]
+            # No token of its own row stands before the first one.
+            labels += [IGNORED, *row["labels"][1:]]
+        ends = [*starts[1:], len(ids)]
+        lengths = [end - start for start, end in zip(starts, ends, strict=True)]
+        return {
+            "input_ids": torch.tensor([ids]),
+            "labels": torch.tensor([labels]),
+            **row_places(lengths),
+        }
 
 
 def _padded(values: list[int], width: int, filler: int) -> list[int]:

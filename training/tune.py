@@ -137,8 +137,12 @@ def _equip(trainer: Any, method: Method, parts: Parts, budget: Budget, rows_per_
     rates = learning_rates(parts.network.config.hidden_size, config, ratio)
     mean = sum(lengths) / len(lengths)
     trainer.equip(config, rates, budget, mean * method.passes * rows_per_step)
+    # Without padding like lengths gain nothing, and a batch of long rows takes the most memory.
     trainer.row_order = RowOrder(
-        lengths, rows_per_step, length=budget.trainer_steps * rows_per_step, seed=config.seed
+        lengths if trainer.has_padding else [1] * len(lengths),
+        rows_per_step,
+        length=budget.trainer_steps * rows_per_step,
+        seed=config.seed,
     )
     return trainer
 

@@ -118,11 +118,13 @@ def test_fine_tune_trains_on_answers_and_whole_texts(
     fine_tune(tiny_checkpoint, rows, validation, tmp_path / "run", _config(max_steps=1))
     (batch,) = batches
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint, local_files_only=True)
-    learnt = sorted(tokenizer.decode(labels[labels != -100]) for labels in batch["labels"])
+    rows = batch["labels"][0].tensor_split(batch["cu_seq_lens_q"][1:-1].tolist())
+    learnt = sorted(tokenizer.decode(labels[labels != -100]) for labels in rows)
     answer = "A string. It raises ValueError otherwise.<|im_end|>"
-    assert learnt == [answer, answer, answer, "The lazy dog sorts the items.<|endoftext|>"]
-    assert set(batch) >= {"input_ids", "labels"}
-    assert "position_ids" not in batch
+    # Nothing stands before the first token of a text, so that it is read and not learnt.
+    assert learnt == [" lazy dog sorts the items.<|endoftext|>", answer, answer, answer]
+    assert len(rows) == 4
+    assert batch["input_ids"].shape == (1, int(batch["cu_seq_lens_q"][-1]))
 
 
 def test_fine_tune_resumes_nothing_when_finished(tuned: Checkpoint, tiny_checkpoint: Path) -> None:
