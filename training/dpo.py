@@ -43,7 +43,7 @@ def _make_trainer(parts: Parts) -> DpoRunTrainer:
             beta=config.beta,
         ),
         data_collator=DataCollatorForPreference(
-            pad_token_id=parts.tokenizer.pad_token_id, pad_to_multiple_of=32
+            pad_token_id=parts.pad_token_id, pad_to_multiple_of=32
         ),
     )
 

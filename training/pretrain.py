@@ -88,7 +88,7 @@ def pretrain(
         config=config,
         make_trainer=make_trainer,
         add_metrics=add_metrics,
-        tokenizer=folder,
+        tokenizer=folder.path,
         datasets=(*before, *datasets),
     )
     return carry_out(job, run, progress)

@@ -11,7 +11,7 @@ kinds that other methods learn from. `pack_rows` puts several rows into one sequ
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from transformers import PreTrainedTokenizerBase
 from everloop.records import DatasetRow
 from training.encoded_rows import IGNORED, EncodedRows, encode_conversation, encode_split
 from training.row_attention import row_places
-from training.tokenizer import END_OF_TEXT, encode_plain
+from training.text_marks import document_end, document_start
+from training.tokenizer import encode_plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def encode_rows(
             return
         encoded.rows.append(cut)
 
-    return encode_split(rows, split, add)
+    return encode_split(rows, split, tokenizer, add)
 
 
 def pack_rows(rows: Sequence[EncodedRow], context_length: int) -> list[EncodedRow]:
@@ -163,8 +164,9 @@ def _encode_chat(row: DatasetRow, tokenizer: PreTrainedTokenizerBase) -> Encoded
 
 def _encode_text(row: DatasetRow, tokenizer: PreTrainedTokenizerBase) -> EncodedRow:
     ids = encode_plain(tokenizer.backend_tokenizer, [row.text or ""])[0]
-    end = cast(int, tokenizer.convert_tokens_to_ids(END_OF_TEXT))
-    return EncodedRow([*ids, end], [*ids, end])
+    end = document_end(tokenizer)
+    whole = [*document_start(tokenizer), *ids, *([] if end is None else [end])]
+    return EncodedRow(whole, whole)
 
 
 def _window_start(row_id: str, length: int, context_length: int, seed: int) -> int:

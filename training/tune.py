@@ -8,7 +8,7 @@ from typing import Any
 
 from peft import LoraConfig
 from rich.progress import Progress
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from everloop.errors import ConfigError
 from everloop.manifest import DatasetRef
@@ -28,7 +28,7 @@ from training.run_folder import RunFolder
 from training.runner import Job, Metrics, carry_out, deciding, limit_tokens
 from training.schedule import Budget
 from training.sft import SFT
-from training.tokens import TokenizerFolder
+from training.text_marks import check_template, load_fast_tokenizer
 from training.transfer import check_vocabulary
 
 # LoRA's additions start at zero and are few: they take larger steps than whole matrices do.
@@ -74,7 +74,7 @@ def fine_tune(
         config=config,
         make_trainer=tuning.make_trainer,
         add_metrics=lambda metrics: {**metrics, **tuning.counted},
-        tokenizer=TokenizerFolder.read(parent),
+        tokenizer=parent,
         datasets=(*checkpoint.record.datasets, *_named(datasets, tuning.method.name)),
         parent_tag=parent_tag,
     )
@@ -96,7 +96,8 @@ class _Tuning:
         config, method = self.config, self.method
         network = load_network(self.parent, device=device_of(config))
         add_dropout(network, config.dropout)
-        tokenizer = AutoTokenizer.from_pretrained(self.parent, local_files_only=True)
+        tokenizer = load_fast_tokenizer(self.parent)
+        check_template(tokenizer, (*self.rows, *self.held), self.parent)
         check_vocabulary(network, len(tokenizer), self.parent)
         length = network.config.max_position_embeddings
         learnt = method.encode(self.rows, tokenizer, length, config, "train")
