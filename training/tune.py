@@ -1,5 +1,6 @@
 """Fine-tuning of a checkpoint, whatever the method: SFT, KTO or DPO, all weights or LoRA."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from training.kto import KTO
 from training.method import Method, Parts, Rows
 from training.models import add_dropout, learning_rates
 from training.pretrained import load_network
+from training.pretrained_rates import is_pretrained, suited_to_pretrained
 from training.recipe import trainer_arguments
 from training.rnn import RnnConfig
 from training.row_order import RowOrder
@@ -30,6 +32,8 @@ from training.schedule import Budget
 from training.sft import SFT
 from training.text_marks import check_template, load_fast_tokenizer
 from training.transfer import check_vocabulary
+
+logger = logging.getLogger(__name__)
 
 # LoRA's additions start at zero and are few: they take larger steps than whole matrices do.
 LORA_RATIO = 5.0
@@ -67,7 +71,7 @@ def fine_tune(
         EverloopError: the loss diverged before a state was saved, or a state cannot be saved.
     """
     checkpoint = read_checkpoint(parent)
-    tuning = _Tuning(parent, rows, validation[: config.eval_rows], config, _method(config))
+    tuning = _Tuning(checkpoint, rows, validation[: config.eval_rows], config, _method(config))
     job = Job(
         title=tuning.method.title,
         settings=_settings(tuning.method, checkpoint, rows, validation, config),
@@ -85,7 +89,7 @@ def fine_tune(
 class _Tuning:
     """How one run builds its trainer; `counted` is known afterwards."""
 
-    parent: Path
+    checkpoint: Checkpoint
     rows: Sequence[DatasetRow]
     held: Sequence[DatasetRow]
     config: TuneConfig
@@ -93,21 +97,28 @@ class _Tuning:
     counted: Metrics = field(default_factory=dict)
 
     def make_trainer(self, run: RunFolder, budget: Budget) -> Any:
-        config, method = self.config, self.method
-        network = load_network(self.parent, device=device_of(config))
+        config, method, parent = self.config, self.method, self.checkpoint.path
+        network = load_network(parent, device=device_of(config))
         add_dropout(network, config.dropout)
-        tokenizer = load_fast_tokenizer(self.parent)
-        check_template(tokenizer, (*self.rows, *self.held), self.parent)
-        check_vocabulary(network, len(tokenizer), self.parent)
+        tokenizer = load_fast_tokenizer(parent)
+        check_template(tokenizer, (*self.rows, *self.held), parent)
+        check_vocabulary(network, len(tokenizer), parent)
         length = network.config.max_position_embeddings
         learnt = method.encode(self.rows, tokenizer, length, config, "train")
         held = method.encode(self.held, tokenizer, length, config, "validation")
         self.counted = _counts(learnt)
         rows_per_step = config.device_batch_size * config.grad_accum_steps * world_size()
         _limit(budget, config, learnt, method.passes, rows_per_step)
+        if is_pretrained(self.checkpoint, network):
+            config = suited_to_pretrained(config, method.rate_ratio, budget.max_steps)
+            logger.info(
+                "run=%s tunes weights from elsewhere optimizer=%s rate=%s warmup_steps=%d",
+                *(run.path.name, config.optimizer_name, config.adamw_learning_rate),
+                config.warmup_steps,
+            )
         parts = Parts(
             network=network,
-            load_reference=lambda: _reference(self.parent, config),
+            load_reference=lambda: _reference(parent, config),
             tokenizer=tokenizer,
             learnt=learnt,
             held=held,
