@@ -1,11 +1,15 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from trl.trainer.dpo_trainer import DPOTrainer
 
 from everloop.errors import DataError
 from everloop.manifest import DatasetRef
 from tests.training.preferences import pairs, rated
 from training.config import DpoConfig
+from training.dpo import DpoRunTrainer
 from training.tune import fine_tune
 
 
@@ -32,6 +36,50 @@ def test_dpo_prefers_what_people_approved(tiny_checkpoint: Path, tmp_path: Path)
     )  # fmt: skip
     assert checkpoint.metrics["val_loss"] < 0.4  # ln 2 is no preference
     assert [one.use for one in checkpoint.record.datasets] == ["pretrain", "dpo", "replay"]
+
+
+@pytest.mark.parametrize("rank", [None, 2], ids=["all", "lora"])
+def test_the_reference_judges_each_pair_once_and_in_the_same_way(
+    rank: int | None, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[int] = []
+    judge = DPOTrainer.compute_ref_log_probs
+
+    def spy(self: Any, model: Any, inputs: dict[str, torch.Tensor]) -> Any:
+        judged.append(len(inputs["input_ids"]) // 2)
+        return judge(self, model, inputs)
+
+    def tune(name: str) -> float:
+        config = _config(max_steps=6, eval_every=3, lora_rank=rank)
+        rows = pairs("train", 8), pairs("validation", 4)
+        return fine_tune(tiny_checkpoint, *rows, tmp_path / name, config).metrics["val_loss"]
+
+    monkeypatch.setattr(DPOTrainer, "compute_ref_log_probs", spy)
+    once = tune("once")
+    assert judged == [4, 4, 4]  # three passes over 8 pairs, three validations of 4
+    monkeypatch.setattr(DpoRunTrainer, "_compute_loss", DPOTrainer._compute_loss)
+    assert once == pytest.approx(tune("always"), abs=1e-4)
+
+
+def test_an_interrupted_run_goes_on_with_the_same_reference(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tune(name: str) -> str:
+        rows = pairs("train", 10), pairs("validation", 2)
+        return fine_tune(tiny_checkpoint, *rows, tmp_path / name, _config()).sha256
+
+    def interrupted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step == 6:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    step = DpoRunTrainer.training_step
+    with monkeypatch.context() as patch:
+        patch.setattr(DpoRunTrainer, "training_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tune("run")
+    assert (tmp_path / "run" / "trainer" / "reference_scores.json").is_file()
+    assert tune("run") == tune("whole")
 
 
 @pytest.mark.slow
