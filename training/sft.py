@@ -42,7 +42,8 @@ def _encode(
 
 
 def _make_trainer(parts: Parts) -> SftRunTrainer:
-    in_pieces = learn_in_pieces(parts.network)
+    # Shards of a head give no gradients of their own.
+    in_pieces = parts.config.parallel != "fsdp" and learn_in_pieces(parts.network)
     has_padding = device_of(parts.config) != "cpu" or not read_by_rows(parts.network)
     trainer = SftRunTrainer(
         **parts.trainer_arguments,
