@@ -58,7 +58,7 @@ def learn_in_pieces(network: PreTrainedModel) -> bool:
         items = learnt.sum() if num_items_in_batch is None else num_items_in_batch
         return CausalLMOutputWithPast(loss=loss / items)
 
-    network.forward = forward  # type: ignore[method-assign]
+    network.forward = forward
     return True
 
 
@@ -85,7 +85,7 @@ class _PiecewiseLoss(torch.autograd.Function):
     """Computes gradients beside the loss, since the logits of a piece are there only then."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         network: PreTrainedModel,
         targets: Tensor,
@@ -116,7 +116,7 @@ class _PiecewiseLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, scale: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, scale: Tensor) -> tuple[Any, ...]:
         return (None, None, None, *(gradient * scale for gradient in ctx.saved_tensors))
 
 

@@ -57,8 +57,10 @@ def attend_by_rows(
         window=settings.get("sliding_window"),
         softcap=settings.get("softcap"),
     )
-    taken_apart = zip(*(tensor.split(lengths, 2) for tensor in (query, key, value)), strict=True)
-    rows = [_attend(*row, how) for row in taken_apart]
+    taken_apart = zip(
+        query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True
+    )
+    rows = [_attend(q, k, v, how) for q, k, v in taken_apart]
     return torch.cat(rows, dim=2).transpose(1, 2).contiguous(), None
 
 
@@ -116,21 +118,21 @@ def read_by_rows(network: PreTrainedModel) -> bool:
         return False
     was_training = network.training
     network.eval()
+    is_same = False
     try:
         rows = [_row(network, length) for length in _PROBE]
         apart = torch.cat([_hidden(network, input_ids=row) for row in rows], dim=1)
         network.set_attn_implementation(NAME)
         together = _hidden(network, input_ids=torch.cat(rows, dim=1), **row_places(_PROBE))
+        tolerance = 1e-4 * max(1.0, float(apart.abs().max()))
+        is_same = torch.allclose(together, apart, rtol=0, atol=tolerance)
     except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError):
-        together = apart = None
+        pass  # it takes other arguments, or wants what rows cannot do
     finally:
         network.train(was_training)
-    if together is None or not torch.allclose(
-        together, apart, rtol=0, atol=1e-4 * max(1.0, float(apart.abs().max()))
-    ):
+    if not is_same:
         network.set_attn_implementation(before)
-        return False
-    return True
+    return is_same
 
 
 def row_places(lengths: Any) -> dict[str, Tensor]:
