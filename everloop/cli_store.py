@@ -5,7 +5,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from everloop.cli_options import HomeOption, JsonOption, open_home, open_store, report, vars_of
+from everloop.cli_options import (
+    ConfigOption,
+    HomeOption,
+    JsonOption,
+    SetOption,
+    open_home,
+    open_store,
+    read_run,
+    report,
+    vars_of,
+)
 
 models = typer.Typer(
     help="Model versions: list, promote, roll back, export, trace an answer to its sources.",
@@ -80,9 +90,12 @@ def models_rollback(
     reason: ReasonOption, home: HomeOption = None, as_json: JsonOption = False
 ) -> None:
     """Return to the champion before this one; a running server swaps to it."""
-    from feedback.rollout import rollback
+    from everloop.registry import Registry
+    from feedback.rollout import predecessor, rollback
 
-    with open_store(open_home(home)) as store:
+    folder = open_home(home)
+    with open_store(folder) as store:
+        Registry(folder).get(predecessor(store))  # refused here when it was pruned
         report(vars_of(rollback(store, reason)), as_json)
 
 
@@ -112,6 +125,39 @@ def models_export(
     files = [path for path in (written, *written.rglob("*")) if path.is_file()]
     size = sum(path.stat().st_size for path in files)
     report({"written": written, "format": form, "dtype": dtype, "bytes": size}, as_json)
+
+
+@models.command("prune")
+def models_prune(
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Remove what would go; without it, only say so.")
+    ] = False,
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    override: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List old versions, checkpoints and runs that [retention] lets go; --delete removes them."""
+    from everloop.retention import RetentionConfig, prune, survey
+
+    folder = open_home(home)
+    settings = read_run(config, override).table("retention", RetentionConfig)
+    with open_store(folder) as store:
+        found = survey(folder, settings, store)
+        removed = {(one.kind, one.name) for one in prune(folder, settings, store)} if delete else {}
+    going = "removed" if delete else "would go"
+    rows = [
+        {
+            "kind": one.kind,
+            "name": one.name,
+            "bytes": one.size_bytes if as_json else f"{one.size_bytes:,}",
+            "action": "stays" if one.because else going,
+            "because": one.because or "",
+        }
+        for one in found
+        if not delete or one.because or (one.kind, one.name) in removed
+    ]
+    report(rows, as_json)
 
 
 @models.command("trace")

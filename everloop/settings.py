@@ -20,6 +20,7 @@ from everloop.errors import ConfigError
 TABLES = (
     "data", "tokenizer", "model", "pretrain", "sft", "kto", "dpo", "export", "engine",
     "server", "store", "drift", "trigger", "feedback", "gate", "loop", "demo",
+    "retention",
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from everloop.lifecycle import checkpoint_of, export_version, validation_windows
 from everloop.manifest import DatasetRef
 from everloop.records import DatasetRow
 from everloop.registry import ModelVersion, Registry
+from everloop.retention import prune_after_round
 from everloop.settings import Home, RunFile
 from feedback.dataset import FeedbackConfig, FeedbackDataset, build_feedback_dataset
 from feedback.gate import GateConfig, GateEvidence, GateVerdict, judge
@@ -84,6 +85,8 @@ def run_round(
     store = open_store(home.database_url)
     try:
         result = _Round(home, run, store, progress).run(dry_run)
+        if result.candidate is not None:
+            prune_after_round(home, run, store)
     finally:
         store.close()
     return dataclasses.replace(result, seconds=time.monotonic() - started)

@@ -141,6 +141,21 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, record)
 
 
+def recorded_sha256(folder: Path) -> str | None:
+    """The identity of a checkpoint as its sidecar says, unverified; None where there is none.
+
+    A folder from elsewhere has no sidecar, so its weights are hashed.
+    """
+    path = folder / SIDECAR
+    try:
+        if not path.is_file():
+            return _read_foreign(folder).sha256
+        record = CheckpointRecord.model_validate_json(path.read_bytes())
+    except (ArtifactError, ValidationError, OSError):
+        return None
+    return Checkpoint(folder, record).sha256
+
+
 def _read_foreign(folder: Path) -> Checkpoint:
     for name in ("config.json", "tokenizer.json"):
         _require(folder / name)
