@@ -18,6 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from everloop.errors import ArtifactError, DataError
 from everloop.records import Message
+from everloop.text_files import read_text_file
 
 FILE_NAME = "chat_template.jinja"
 
@@ -91,7 +92,7 @@ class ChatTemplate:
         path = folder / FILE_NAME
         if not path.is_file():
             return None
-        return cls(path.read_text(encoding="utf-8"), bos_token=bos_token, eos_token=eos_token)
+        return cls(read_text_file(path), bos_token=bos_token, eos_token=eos_token)
 
     @property
     def takes_tools(self) -> bool:

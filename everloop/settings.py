@@ -15,7 +15,8 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from everloop.errors import ConfigError
+from everloop.errors import ConfigError, DataError
+from everloop.text_files import read_text_file
 
 TABLES = (
     "data", "tokenizer", "model", "pretrain", "sft", "kto", "dpo", "export", "engine",
@@ -183,11 +184,13 @@ class RunFile:
 
 def _parse(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such configuration file.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        return tomllib.loads(read_text_file(path))
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not a readable TOML file: {error}.") from error
+    except DataError as error:
+        if not path.exists():
+            raise ConfigError(f"{path}: no such configuration file.") from error
+        raise ConfigError(str(error)) from error
 
 
 def _parse_override(text: str) -> tuple[str, list[str], Any]:

@@ -53,7 +53,7 @@ class ServiceSettings(Settings):
         Raises:
             ConfigError: see RunFile.load.
         """
-        return RunFile.load(self.config, tuple(filter(None, map(str.strip, self.set.splitlines()))))
+        return RunFile.load(self.config, tuple(filter(None, map(str.strip, self.set.split("\n")))))
 
 
 async def api(scope: Scope, receive: Receive, send: Send) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from everloop.records import Record
+from everloop.text_files import read_text_lines
 
 # A validation loss that ends so much above its best, relative, while the training loss fell.
 OVERFIT_RISE = 0.005
@@ -24,8 +25,8 @@ class Point(Record):
 
 def read_curves(path: Path) -> list[Point]:
     """Read the points of a run, in order."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [Point.model_validate(json.loads(line)) for line in lines]
+    lines = read_text_lines(path) if path.is_file() else []
+    return [Point.model_validate(json.loads(line)) for line in lines if line]
 
 
 def verdict(points: list[Point]) -> str:

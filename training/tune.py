@@ -8,7 +8,7 @@ from typing import Any
 
 from peft import LoraConfig
 from rich.progress import Progress
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from everloop.errors import ConfigError
 from everloop.manifest import DatasetRef
@@ -20,7 +20,7 @@ from training.dpo import DPO
 from training.kto import KTO
 from training.method import Method, Parts, Rows
 from training.models import add_dropout, learning_rates
-from training.pretrained import load_network
+from training.pretrained import load_chat_tokenizer, load_network
 from training.recipe import trainer_arguments
 from training.rnn import RnnConfig
 from training.row_order import RowOrder
@@ -96,7 +96,7 @@ class _Tuning:
         config, method = self.config, self.method
         network = load_network(self.parent, device=device_of(config))
         add_dropout(network, config.dropout)
-        tokenizer = AutoTokenizer.from_pretrained(self.parent, local_files_only=True)
+        tokenizer = load_chat_tokenizer(self.parent)
         check_vocabulary(network, len(tokenizer), self.parent)
         length = network.config.max_position_embeddings
         learnt = method.encode(self.rows, tokenizer, length, config, "train")

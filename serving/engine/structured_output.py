@@ -217,6 +217,6 @@ def _refusal(structured: StructuredOutput, reason: str) -> DataError:
 
 def _sentence(reason: str) -> str:
     """The part of the library's message that says what is wrong, without the text around it."""
-    lines = reason.splitlines() or ["no reason given"]
+    lines = (reason or "no reason given").split("\n")
     causes = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return " ".join((causes or lines)[0].split()).rstrip(".")

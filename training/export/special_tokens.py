@@ -48,7 +48,7 @@ def read_special_tokens(checkpoint: Path) -> SpecialTokens:
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads(path.read_bytes())
     return content
 
 
