@@ -73,6 +73,7 @@ class Document(Record):
     sha256: str  # of the text as it was read, in UTF-8
     collection: str = ""  # the source of the run's TOML that it belongs to
     language: str | None = None  # ISO 639-1, or und; found by cleaning
+    group: str | None = None  # decides its side of the split; None where its id does
 
 
 RowKind = Literal["text", "chat", "preference", "rated"]

@@ -199,16 +199,18 @@ def _describe(builder: CardBuilder, config: DataConfig, info: DatasetInfo, folde
 def _row(item: Document | Conversation, config: DataConfig) -> DatasetRow:
     if isinstance(item, Document):
         identifier, document, topic = content_hash(item.text, None), item.id, None
+        group = item.group or document
         content: dict[str, object] = {"text": item.text}
     else:
         document, topic = item.document, item.topic
+        group = document
         more = {name: getattr(item, name) for name in ("chosen", "rejected", "label", "tools")}
         content = {"messages": item.messages, **more}
         identifier = content_hash(None, item.messages, **more)
     return DatasetRow.model_validate(
         {
             "id": identifier,
-            "split": split_of(document, config.validation_share, config.seed, config.test_share),
+            "split": split_of(group, config.validation_share, config.seed, config.test_share),
             "sources": (Source(kind="document", id=document),),
             "topic": topic,
             **content,

@@ -1,7 +1,8 @@
 """One row of a table of any format: a text, or a conversation in one of the known forms.
 
-The id of a document is its own where the row has one, else the hash of its content: adding rows
-before it, or moving the file, changes neither, so the document never changes side of the split.
+The id of a document is its own where the row has one, else the hash of its content. Its content
+decides its side of the split, or its own id where the source names the field: adding rows before
+it, or moving the file, changes neither.
 """
 
 import json
@@ -18,6 +19,7 @@ from training.reading.options import (
     has_lone_surrogate,
     make_document,
     make_dropped,
+    sha256,
 )
 
 logger = logging.getLogger(__name__)
@@ -100,7 +102,10 @@ def _document(row: Mapping[str, Any], where: str, options: ReadOptions) -> Docum
     if has_lone_surrogate(text):
         raise MalformedRowError("lone_surrogate")
     document = make_document("", where, text, options)
-    return document.model_copy(update={"id": _identifier(row, document.sha256, options)})
+    identifier = _identifier(row, document.sha256, options)
+    # Ids are often numbers of rows, which the next export deals out anew.
+    group = None if options.groups_by_id else f"sha256:{sha256(text.strip())}"
+    return document.model_copy(update={"id": identifier, "group": group})
 
 
 def _texts(value: object) -> Iterator[str]:
