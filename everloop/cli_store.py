@@ -63,9 +63,25 @@ def models_show(tag: TagArgument, home: HomeOption = None, as_json: JsonOption =
 
 @models.command("history")
 def models_history(home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Every change of the champion, newest first."""
+    """Every change of the champion and every round that the gate refused, newest first."""
     with open_store(open_home(home)) as store:
         rows = [vars_of(deployment) for deployment in store.deployments()]
+        refused = [one for one in store.decisions(kind="gate") if one.verdict != "promote"]
+    rows += [
+        {
+            "id": None,
+            "created_at": decision.created_at,
+            "model_version": decision.candidate,
+            "previous": decision.champion,
+            "action": "round",
+            "reason": "; ".join(decision.reasons),
+            "decision_id": decision.id,
+            "status": decision.verdict,
+            "detail": None,
+        }
+        for decision in refused
+    ]
+    rows.sort(key=lambda row: row["created_at"], reverse=True)
     shown = ("created_at", "action", "model_version", "status", "reason", "detail")
     report(rows if as_json else [{name: row[name] for name in shown} for row in rows], as_json)
 

@@ -168,6 +168,11 @@ class Interaction(Record):
     metadata: dict[str, str] = {}
 
 
+# Metrics that mean something here; whoever gives feedback may have others.
+METRICS = ("thumbs", "comment", "demonstration")
+Rating = Literal["positive", "negative", "comment", "demonstration", "other"]
+
+
 class Feedback(Record):
     """Something said about an interaction, or about a whole conversation (episode), afterwards.
 
@@ -185,6 +190,18 @@ class Feedback(Record):
     value: bool | float | str
     tags: dict[str, str] = {}
     source: Literal["HUMAN", "LLM_JUDGE", "CODE"] = "HUMAN"
+
+    @property
+    def rating(self) -> Rating:
+        """What kind of word this is.
+
+        A thumb is a boolean, or a number of which more than zero is good.
+        """
+        if self.metric_name == "demonstration" or self.metric_name == "comment":
+            return self.metric_name
+        if self.metric_name != "thumbs" or isinstance(self.value, str):
+            return "other"
+        return "positive" if self.value > 0 else "negative"
 
 
 def content_hash(

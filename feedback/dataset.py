@@ -18,7 +18,6 @@ from everloop.errors import RefusedError
 from everloop.pii import mask
 from everloop.records import DatasetRow, Feedback, Interaction, Message, Source, content_hash
 from everloop.settings import Config
-from feedback.store.interactions import rating_of
 
 
 class FeedbackConfig(Config):
@@ -172,9 +171,9 @@ def _judge(
 ) -> _Example | str:
     """The example in an interaction, or the reason why there is none."""
     chosen = said.get("demonstration") or said.get("thumbs")
-    if chosen is None or rating_of(chosen) == "other":
+    if chosen is None or chosen.rating == "other":
         return "no rating to learn from"
-    if rating_of(chosen) == "negative":
+    if chosen.rating == "negative":
         return "thumb down without a correction"
     is_correction = chosen.metric_name == "demonstration"
     if not is_correction and interaction.finish_reason != "stop":

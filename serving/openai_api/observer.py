@@ -6,7 +6,6 @@ from typing import Literal, Protocol
 from starlette.types import Scope
 
 RequestStatus = Literal["ok", "client_abort", "timeout", "rejected", "error"]
-Rating = Literal["positive", "negative", "comment", "demonstration", "other"]
 
 _SCOPE_KEY = "everloop.request"
 
@@ -18,7 +17,7 @@ class ServerObserver(Protocol):
         """A request was answered or given up; `status` is a RequestStatus, `model` a tag or ""."""
 
     def feedback(self, rating: str) -> None:
-        """Feedback was stored; `rating` is a Rating."""
+        """Feedback was stored; `rating` is a Rating of records."""
 
     def swap(self, result: str) -> None:
         """A change of the served version ended: ok or failed."""

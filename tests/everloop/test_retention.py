@@ -194,6 +194,29 @@ def test_command_lists_by_default_and_removes_when_told(home: Home, store: Store
     assert store.model_version(tags[0]).tag == tags[0]  # an old answer is still traced
 
 
+def test_history_shows_refused_rounds_between_the_champions(home: Home, store: Store) -> None:
+    tags = [add_version(home, store, f"v{number}") for number in range(3)]
+    promote(store, tags[0], "the first")
+    for tag, verdict in zip(tags, ("promote", "reject", "undecided"), strict=True):
+        reasons = (f"{verdict} it", "as the numbers say")
+        store.record_decision(
+            Decision(kind="gate", verdict=verdict, reasons=reasons, candidate=tag, champion=tags[0])
+        )
+    store.record_decision(Decision(kind="trigger", verdict="wait", reasons=("too few",)))
+    command = ["models", "history", "--home", str(home.root)]
+
+    found = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+
+    assert [(one["action"], one["model_version"], one["status"]) for one in found] == [
+        ("round", tags[2], "undecided"),
+        ("round", tags[1], "reject"),
+        ("promote", tags[0], "pending"),
+    ]
+    assert found[1]["reason"] == "reject it; as the numbers say"
+    shown = CliRunner().invoke(app, command).stdout
+    assert "undecided it; as the numbers say" in shown
+
+
 def test_rollback_to_a_pruned_version_is_refused(home: Home, store: Store) -> None:
     tags = [add_version(home, store, f"v{number}") for number in range(2)]
     for tag in tags:

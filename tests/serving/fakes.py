@@ -160,6 +160,11 @@ class MemoryRecorder:
             raise NotFoundError(f"no inference {feedback.inference_id}.")
         self.feedback.append(feedback)
 
+    async def check_feedback(self, feedback: Feedback) -> None:
+        kept = list(self.feedback)
+        await self.add_feedback(feedback)
+        self.feedback = kept
+
     async def list_feedback(self, inference_id: str | None, limit: int) -> list[Feedback]:
         found = [f for f in self.feedback if inference_id in (None, f.inference_id)]
         return found[::-1][:limit]
