@@ -143,6 +143,25 @@ def models_export(
     report({"written": written, "format": form, "dtype": dtype, "bytes": size}, as_json)
 
 
+@models.command("package")
+def models_package(
+    tag: Annotated[
+        str | None, typer.Argument(help="name:version; the champion of the home if absent.")
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Build a Bento of the service, from a checkout, with one model version in it."""
+    from everloop.packaging import build_bento, version_to_package
+
+    folder = open_home(home)
+    with open_store(folder) as store:
+        version = version_to_package(folder, store, tag)
+    typer.echo(f"packaging {version.tag} of {folder.root.resolve()}", err=True)
+    bento = build_bento(folder, version)
+    report({"bento": bento, "model_version": version.tag, "home": folder.root.resolve()}, as_json)
+
+
 @models.command("prune")
 def models_prune(
     delete: Annotated[

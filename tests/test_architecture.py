@@ -33,6 +33,7 @@ FLOORS = {
     "everloop.compare_runs": 2,
     "everloop.evaluate_runs": 2,
     "everloop.lifecycle": 2,
+    "everloop.packaging": 2,
     "everloop.retention": 2,
     "everloop.train_runs": 2,
     "training": 1,

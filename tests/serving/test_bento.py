@@ -1,6 +1,8 @@
 """The bentofile: what it names, and a Bento that is built and answers."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,8 +11,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from everloop.cli import app
+from everloop.cli_options import open_store
+from everloop.errors import NotFoundError
+from everloop.packaging import version_to_package
 from everloop.registry import Registry
+from feedback.rollout import promote
 from serving import launch
 from tests.serving.conftest import make_client
 
@@ -47,19 +55,32 @@ def test_nothing_of_training_or_drift_goes_in(bentofile):
     assert bentofile["python"]["lock_packages"] is False
 
 
+def test_without_a_champion_the_version_must_be_named(home):
+    with open_store(home) as store, pytest.raises(NotFoundError, match="no champion to package"):
+        version_to_package(home, store, None)
+
+
+def test_the_bentofile_names_one_model_in_the_place_of_which_another_is_put():
+    text = (ROOT / "bentofile.yaml").read_text(encoding="utf-8")
+    assert text.count('"everloop:latest"') == 1
+
+
 @pytest.mark.slow
 def test_bento_is_built_and_answers(home, versions, tmp_path):
-    """From an empty home: the model that travels in the Bento becomes the first champion."""
+    """The champion travels in the Bento, and becomes the first champion of an empty home."""
     other = type(home)(tmp_path / "builder").create()
-    Registry(other).save(versions[0])
-    env = os.environ | {"BENTOML_HOME": str(other.bentoml), "BENTOML_DO_NOT_TRACK": "True"}
-    bentoml = [sys.executable, "-m", "bentoml"]
-    built = subprocess.run(
-        [*bentoml, "build", "--version", "test", "-o", "tag"],
-        cwd=ROOT, env=env, capture_output=True, check=True, timeout=120,
-    )  # fmt: skip
-    assert b"everloop:test" in built.stdout
-    bento = other.bentoml / "bentos" / "everloop" / "test"
+    older, newer = (Registry(other).save(folder) for folder in versions)
+    with open_store(other) as store:
+        store.record_model_version(older)
+        promote(store, older.tag, "better than the newest")
+    done = CliRunner().invoke(app, ["models", "package", "--home", str(other.root), "--json"])
+    assert done.exit_code == 0, done.output
+    assert f"packaging {older.tag} of {other.root}" in done.stderr
+    built = json.loads(done.stdout)
+    assert built["model_version"] == older.tag
+    bento = other.bentoml / "bentos" / "everloop" / built["bento"].partition(":")[2]
+    said = yaml.safe_load((bento / "bento.yaml").read_text(encoding="utf-8"))
+    assert [model["tag"] for model in said["models"]] == [older.tag] != [newer.tag]
     files = {str(path.relative_to(bento)) for path in bento.rglob("*") if path.is_file()}
     assert "src/serving/chat_page/index.html" in files
     assert "src/feedback/store/migrations/env.py" in files
@@ -67,10 +88,17 @@ def test_bento_is_built_and_answers(home, versions, tmp_path):
     dockerfile = (bento / "env" / "docker" / "Dockerfile").read_text(encoding="utf-8")
     assert "USER bentoml" in dockerfile
     assert "BENTOML_DO_NOT_TRACK" in dockerfile
+    # As in the image: the Bento, and of the models those that it names.
+    image = tmp_path / "image"
+    shutil.copytree(other.bentoml / "bentos", image / "bentos")
+    shutil.copytree(older.path, image / "models" / older.path.relative_to(other.bentoml / "models"))
+    env = {"BENTOML_HOME": str(image), "BENTOML_DO_NOT_TRACK": "True"}
     serve_and_ask(
-        [*bentoml, "serve", "everloop:test"], env | {"EVERLOOP_HOME": str(home.root)}, tmp_path
+        [sys.executable, "-m", "bentoml", "serve", built["bento"]],
+        os.environ | env | {"EVERLOOP_HOME": str(home.root)},
+        tmp_path,
     )
-    assert [version.tag for version in Registry(home).list()] == [Registry(other).list()[0].tag]
+    assert [version.tag for version in Registry(home).list()] == [older.tag]
 
 
 def serve_and_ask(command: list[str], env: dict[str, str], folder: Path) -> None:
