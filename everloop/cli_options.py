@@ -110,6 +110,8 @@ def _print_record(record: Mapping[str, Any]) -> None:
     width = max((len(key) for key in record), default=0)
     for key, value in record.items():
         parts = value if isinstance(value, list | tuple) and value else [value]
+        if isinstance(value, Mapping) and value:
+            parts = [f"{name}: {_text(str(name), part)}" for name, part in value.items()]
         for index, part in enumerate(parts):
             typer.echo(f"{key if index == 0 else '':<{width}}  {_text(key, part)}")
 
@@ -128,4 +130,22 @@ def _text(key: str, value: object) -> str:
     """A value for people: times of records are Unix seconds, and nothing is an empty cell."""
     if key == "created_at" and isinstance(value, float):
         return datetime.fromtimestamp(value).astimezone().isoformat(" ", "seconds")
-    return "" if value is None else str(value)
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return _number(value)
+    if isinstance(value, Mapping):
+        named = ((str(name), _text(str(name), part)) for name, part in value.items())
+        return ", ".join(f"{name} {part}" for name, part in named if part)
+    if isinstance(value, list | tuple):
+        return " ".join(_text(key, part) for part in value)
+    return str(value)
+
+
+def _number(value: float) -> str:
+    """Four digits that count, or all of those before the point."""
+    if value.is_integer() or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:#.4g}" if abs(value) >= 0.001 else f"{value:.4g}"

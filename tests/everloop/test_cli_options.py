@@ -96,3 +96,48 @@ def test_report_leaves_cells_empty_that_a_row_does_not_have(
     report([{"a": 1}, {"a": 2, "b": 3}], as_json=False)
 
     assert capsys.readouterr().out.splitlines() == ["a  b", "1", "2  3"]
+
+
+def test_people_see_rounded_numbers_and_no_python(capsys: pytest.CaptureFixture[str]) -> None:
+    result = {
+        "steps": 240.0,
+        "val_loss": 4.280312345,
+        "rate": 0.000123456,
+        "tokens": 1234567.0,
+        "seconds": 128.98765,
+        "share": float("nan"),
+        "is_tied": True,
+        "state": [{"name": "key", "shape": (2, 64), "extra": {}}, {"name": "value", "shape": ()}],
+        "quality": {"docs": 1.23456789, "chat": {"rows": 3, "loss": 2.0}},
+        "languages": ("en", "de"),
+        "nothing": None,
+        "empty": {},
+    }
+
+    report(result, as_json=False)
+
+    shown = capsys.readouterr().out
+    lines = [line.split("  ", 1) for line in shown.split("\n") if line]
+    assert [(name, value.strip()) for name, value in lines] == [
+        ("steps", "240"),
+        ("val_loss", "4.280"),
+        ("rate", "0.0001235"),
+        ("tokens", "1,234,567"),
+        ("seconds", "129.0"),
+        ("share", "nan"),
+        ("is_tied", "yes"),
+        ("state", "name key, shape 2 64"),
+        ("", "name value"),
+        ("quality", "docs: 1.235"),
+        ("", "chat: rows 3, loss 2"),
+        ("languages", "en"),
+        ("", "de"),
+        ("nothing", ""),
+        ("empty", ""),
+    ]
+    assert not set("{}[]()'") & set(shown)
+
+
+def test_a_table_has_no_python_in_its_cells(capsys: pytest.CaptureFixture[str]) -> None:
+    report([{"values": {"a": 0.123456789}, "list": ["x", 1.0], "ok": False}], as_json=False)
+    assert capsys.readouterr().out.split("\n")[1] == "a 0.1235  x 1   no"
