@@ -197,8 +197,10 @@ class Feedback(Record):
 
         A thumb is a boolean, or a number of which more than zero is good.
         """
-        if self.metric_name == "demonstration" or self.metric_name == "comment":
-            return self.metric_name
+        if self.metric_name == "demonstration":
+            return "demonstration"
+        if self.metric_name == "comment":
+            return "comment"
         if self.metric_name != "thumbs" or isinstance(self.value, str):
             return "other"
         return "positive" if self.value > 0 else "negative"

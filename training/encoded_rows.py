@@ -69,9 +69,10 @@ def encode_split(
         else:
             add(encoded, row)
     if not encoded.rows:
+        dropped = ", ".join(f"{count} {reason}" for reason, count in encoded.dropped.items())
         raise DataError(
             f"the {split} split has no row to learn from ({len(rows)} rows, dropped: "
-            f"{encoded.dropped or 'none'}). Add rows of the kind that the method learns from; "
+            f"{dropped or 'none'}). Add rows of the kind that the method learns from; "
             "texts alone are learnt by --method pretrain."
         )
     return encoded

@@ -75,7 +75,9 @@ def pretrain(
         else:
             network = load_for_vocabulary(parent, folder, model.context_length, device_of(config))
         add_dropout(network, config.dropout)
-        return _trainer(network, tokens, opened, model, config, budget)
+        trainer = _trainer(network, tokens, opened, model, config, budget)
+        trainer.keeps_start = parent is not None
+        return trainer
 
     def add_metrics(metrics: Metrics) -> Metrics:
         val_bpb = metrics["val_loss"] / math.log(2) / tokens["validation"].bytes_per_token

@@ -136,6 +136,7 @@ def _equip(trainer: Any, method: Method, parts: Parts, budget: Budget, rows_per_
     ratio = method.rate_ratio * (LORA_RATIO if config.lora_rank else 1.0)
     rates = learning_rates(parts.network.config.hidden_size, config, ratio)
     mean = sum(lengths) / len(lengths)
+    trainer.keeps_start = True
     trainer.equip(config, rates, budget, mean * method.passes * rows_per_step)
     trainer.row_order = RowOrder(
         lengths, rows_per_step, length=budget.trainer_steps * rows_per_step, seed=config.seed

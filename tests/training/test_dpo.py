@@ -1,4 +1,6 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -6,6 +8,7 @@ from everloop.errors import DataError
 from everloop.manifest import DatasetRef
 from tests.training.preferences import pairs, rated
 from training.config import DpoConfig
+from training.dpo import DpoRunTrainer
 from training.tune import fine_tune
 
 
@@ -44,7 +47,35 @@ def test_dpo_tunes_a_recurrent_network(tiny_recurrent_checkpoint: Path, tmp_path
 
 
 def test_dpo_refuses_rows_without_pairs(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"dropped: \{'kind rated': 3\}"):
+    with pytest.raises(DataError, match="3 rows, dropped: 3 kind rated"):
         fine_tune(
             tiny_checkpoint, rated("train", 3), pairs("validation", 2), tmp_path / "r", _config()
         )
+
+
+def test_validation_takes_no_more_rows_than_the_time_allows(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validated: list[int] = []
+
+    class Watching(DpoRunTrainer):
+        def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
+            validated.append(len(dataloader.dataset))
+            return super().evaluation_loop(dataloader, *args, **kwargs)
+
+    monkeypatch.setattr("training.dpo.DpoRunTrainer", Watching)
+    # A batch at most fits into a share of so little; the run ends after a step.
+    config = _config(max_steps=None, minutes=1e-4, device_batch_size=2)
+    checkpoint = fine_tune(
+        tiny_checkpoint, pairs("train", 12), pairs("validation", 20), tmp_path / "run", config
+    )
+    assert checkpoint.metrics["steps"] == 1
+    assert validated == [2, 2]
+    assert json.loads((tmp_path / "run" / "validation.json").read_text()) == {"rows": 2}
+    # Without a budget of time all of them are read.
+    validated.clear()
+    fine_tune(
+        tiny_checkpoint, pairs("train", 4), pairs("validation", 20), tmp_path / "other",
+        _config(max_steps=1),
+    )  # fmt: skip
+    assert set(validated) == {20}
