@@ -44,6 +44,7 @@ def models_list(home: HomeOption = None, as_json: JsonOption = False) -> None:
             "precision": version.manifest.weight_precision,
             "val_loss": round(version.manifest.export.val_loss, 4),
             "val_bpb": round(version.manifest.export.val_bpb, 4),
+            "measured on": version.manifest.export.validation_text or "",
         }
         for version in Registry(folder).list()
     ]

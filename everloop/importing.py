@@ -87,7 +87,7 @@ def _export(
     from training.export.architecture import read_architecture
     from training.export.special_tokens import read_special_tokens
     from training.export.tokenizer_files import read_chat_template
-    from training.export.version import export_checkpoint
+    from training.export.version import export_checkpoint, name_text
     from training.export.weights import weight_files
 
     if not checkpoint.is_dir():
@@ -116,6 +116,7 @@ def _export(
             staging=Path(staging),
             progress=progress,
         )
+        name_text(folder, windows.name)
         return save_version(home, folder)
 
 

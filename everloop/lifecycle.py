@@ -24,6 +24,7 @@ from training.checkpoint import Checkpoint, read_checkpoint
 from training.dataset import DataConfig, build_dataset, read_info, read_rows
 from training.dataset_folder import read_origins
 from training.export.config import ExportConfig
+from training.export.text_windows import TextWindows
 from training.shards import ShardInfo, TokenShard, write_shards
 from training.tokenizer import TokenizerConfig, train_tokenizer
 
@@ -139,18 +140,21 @@ def export_folder(
 ) -> Path:
     """Export a checkpoint of a run into a folder, which nobody knows of yet."""
     from training.export import export_checkpoint
+    from training.export.version import name_text
 
-    windows, bytes_per_token = validation_windows(home, checkpoint, EXPORT_WINDOWS)
-    return export_checkpoint(
+    text = validation_text(home, checkpoint, EXPORT_WINDOWS)
+    folder = export_checkpoint(
         checkpoint.path,
-        windows,
+        text.tokens,
         config=run.table("export", ExportConfig),
-        bytes_per_token=bytes_per_token,
-        golden_prompts=golden_prompts(checkpoint, windows),
+        bytes_per_token=text.bytes_per_token,
+        golden_prompts=golden_prompts(checkpoint, text.tokens),
         evaluation=checkpoint.metrics,
         staging=staging,
         progress=progress,
     )
+    name_text(folder, text.name)
+    return folder
 
 
 def save_version(home: Home, folder: Path) -> ModelVersion:
@@ -163,22 +167,26 @@ def save_version(home: Home, folder: Path) -> ModelVersion:
 
 
 def validation_windows(home: Home, checkpoint: Checkpoint, limit: int) -> tuple[np.ndarray, float]:
-    """Windows of the texts that pre-training kept for validation, evenly spread over them.
+    """Windows of `validation_text`, (N, context + 1), and the bytes of text per token."""
+    text = validation_text(home, checkpoint, limit)
+    return text.tokens, text.bytes_per_token
+
+
+def validation_text(home: Home, checkpoint: Checkpoint, limit: int) -> TextWindows:
+    """The texts that pre-training kept for validation, in at most `limit` windows spread over them.
 
     A checkpoint from elsewhere, which names no dataset, is measured on the text nearest to it.
-
-    Returns:
-        Tokens (N, context + 1) with N at most limit, and the bytes of text per token.
     """
     used = [reference.id for reference in checkpoint.record.datasets if reference.use == "pretrain"]
     if not used:
-        text = comparison_windows(home, checkpoint.path, limit)
-        return text.tokens, text.bytes_per_token
+        return comparison_windows(home, checkpoint.path, limit)
     shard = TokenShard.open(home.shards / used[0], "validation")
     context = min(_context_length(checkpoint), len(shard.tokens) - 1)
     windows = shard.windows(context)
     chosen = np.linspace(0, len(windows) - 1, min(limit, len(windows))).astype(int)
-    return np.array(windows[chosen]), shard.bytes_per_token
+    return TextWindows(
+        np.array(windows[chosen]), shard.bytes_per_token, name=f"validation texts of {used[0]}"
+    )
 
 
 def _context_length(checkpoint: Checkpoint) -> int:

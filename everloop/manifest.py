@@ -107,6 +107,7 @@ class ExportReport(_Part):
     val_loss: float  # of this version's own precision
     val_bpb: float  # bits per byte, of this version
     validation_tokens: int
+    validation_text: str | None = None  # its name: losses on different texts are not compared
     precisions: tuple[PrecisionReport, ...] = ()  # all that were measured, this one among them
 
 

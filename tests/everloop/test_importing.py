@@ -46,6 +46,7 @@ def test_import_checkpoint_saves_and_records_a_version(
     assert (manifest.name, manifest.family) == ("tiny-llama_1m", "llama")
     assert manifest.max_model_len == 64
     assert manifest.export.val_bpb == pytest.approx(manifest.export.val_loss / 0.693147, rel=1e-4)
+    assert manifest.export.validation_text == text
     assert manifest.lineage.datasets == ()
     weights = sha256_file(checkpoint / "model.safetensors")
     assert manifest.lineage.checkpoint_sha256 == weights

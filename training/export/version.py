@@ -103,6 +103,15 @@ def export_checkpoint(
     return target
 
 
+def name_text(folder: Path, name: str) -> None:
+    """Note in a version that is not saved yet what its losses were measured on, for people."""
+    path = folder / FILE_NAME
+    manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    report = manifest.export.model_copy(update={"validation_text": name})
+    named = manifest.model_copy(update={"export": report})
+    path.write_text(named.model_dump_json(indent=1), encoding="utf-8")
+
+
 def _complete(
     folder: Path,
     export: GraphExport,
