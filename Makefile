@@ -16,8 +16,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 install: $(VENV)/.installed  ## make .venv and install the tested versions
 
-demo: install  ## close the loop once on Python's own documentation
-	@$(EVERLOOP) demo --home $(HOME_FOLDER) --config configs/python-docs.toml $(ARGS)
+demo: install  ## close the loop once on a real model; ARGS=--from-scratch trains a small one
+	@$(EVERLOOP) demo --home $(HOME_FOLDER) $(ARGS)
 
 test: install  ## all tests: the fast suite, then the slow one
 	@scripts/install-test-tools.sh
@@ -54,8 +54,8 @@ up: install  ## server, worker and monitor together
 chat: install
 	$(EVERLOOP) chat
 
-bento: install  ## package the service with the model store of the home folder
-	BENTOML_HOME=$(HOME_FOLDER)/bentoml BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml build
+bento: install  ## package the service with the champion of the home folder, or ARGS=name:version
+	$(EVERLOOP) models package --home $(HOME_FOLDER) $(ARGS)
 
 clean:  ## remove what make made; the home folder stays
 	rm -rf $(VENV) .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

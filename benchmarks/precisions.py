@@ -74,6 +74,8 @@ class Precision:
 
 
 _LIFTED = {
+    "max_kl": 100.0,
+    "min_top_1_agreement": 0.0,
     "max_int8_loss_increase": 10.0,
     "max_int4_loss_increase": 10.0,
     "max_int8_cache_loss_increase": 10.0,

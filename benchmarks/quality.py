@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.divergence import Interval, Reference, difference_of_means, ratio_of_means
+from benchmarks.divergence import Interval, difference_of_means, ratio_of_means
 from benchmarks.engine import names
 from benchmarks.peers import llama_model
 from benchmarks.peers.llama_cpp import write_model
@@ -34,11 +34,12 @@ from benchmarks.stepping import (
     GraphModel,
     Logits,
     SteppedModel,
-    answer_greedily,
     read_in_chunks,
     read_token_by_token,
 )
 from everloop.progress import progress_bar
+from training.export.chat_answers import answer_greedily
+from training.export.divergence import Reference
 
 WINDOW = 256
 FIRST = WINDOW // 2  # token of a window that is scored first, as in llama-perplexity

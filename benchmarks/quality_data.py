@@ -8,14 +8,13 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from benchmarks.precisions import PRECISIONS
-from everloop.chat import ChatTemplate
 from everloop.errors import DataError
-from everloop.records import Document, Message
+from everloop.records import Document
 from training import python_docs
 from training.export import export_checkpoint
+from training.export.chat_answers import render
 from training.export.special_tokens import read_special_tokens
 from training.export.text_windows import TextWindows, cut_windows
-from training.export.tokenizer_files import read_chat_template
 
 PROMPTS = Path(__file__).with_name("chat_prompts.txt")
 CALIBRATION_WINDOWS = 16
@@ -67,7 +66,7 @@ def read_data(
     return QualityData(
         windows=cut[chosen],
         calibration=cut_windows(docs[:half], tokenizer, context=window, limit=CALIBRATION_WINDOWS),
-        prompts=_render(checkpoint, tokenizer, prompts),
+        prompts=render(checkpoint, PROMPTS.read_text(encoding="utf-8").splitlines()[:prompts]),
         ends=frozenset(read_special_tokens(checkpoint).eos_token_ids),
     )
 
@@ -85,15 +84,3 @@ def export_precision(
         evaluation={},
         staging=staging,
     )
-
-
-def _render(checkpoint: Path, tokenizer: Tokenizer, count: int) -> list[list[int]]:
-    source = read_chat_template(checkpoint)
-    if source is None:
-        raise DataError(f"{checkpoint}: no chat template. Answers need a model that chats.")
-    bos = read_special_tokens(checkpoint).bos_token_id
-    token = None if bos is None else tokenizer.id_to_token(bos)
-    template = ChatTemplate(source, bos_token=token or "")
-    lines = PROMPTS.read_text(encoding="utf-8").splitlines()[:count]
-    turns = [template.render([Message(role="user", content=line)]) for line in lines]
-    return [tokenizer.encode(turn, add_special_tokens=False).ids for turn in turns]

@@ -81,8 +81,7 @@ def everloop_server(version: Path, overrides: Sequence[str]) -> Iterator[Server]
         try:
             url = f"http://{_HOST}:{port}"
             launch.wait_ready(url, _START_SECONDS, process)
-            (worker,) = psutil.Process(process.pid).children()
-            yield Server(url, name, worker)
+            yield Server(url, name, psutil.Process(process.pid))
         finally:
             terminate([process], _STOP_SECONDS)
 

@@ -6,7 +6,7 @@ side is the graph as the engine runs it, without the engine's scheduler and samp
 Shapes: N windows, W tokens of one, T new tokens, V vocabulary.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -81,7 +81,7 @@ class GraphModel:
 
     def clear(self) -> None:
         """Forget what all rows hold."""
-        self._runner.lengths[:] = 0
+        self._runner.clear()
 
     def step(self, work: Work) -> dict[int, Logits]:
         """Run new tokens of some rows; give row to logits [T, V]."""
@@ -117,30 +117,3 @@ def read_token_by_token(
             if place >= first:
                 at = slice(place - first, place - first + 1)
                 yield from ((start + row, at, values) for row, values in logits.items())
-
-
-def answer_greedily(
-    model: SteppedModel,
-    prompts: Sequence[Sequence[int]],
-    *,
-    rows: int,
-    max_tokens: int,
-    ends: Collection[int],
-) -> Iterator[list[int]]:
-    """Continue prompts with the likeliest tokens, so many rows at a time.
-
-    Yields:
-        The tokens of each answer, its end token among them.
-    """
-    for start in range(0, len(prompts), rows):
-        model.clear()
-        work: dict[int, Sequence[int]] = dict(enumerate(prompts[start : start + rows]))
-        answers: dict[int, list[int]] = {row: [] for row in work}
-        for _ in range(max_tokens):
-            if not work:
-                break
-            chosen = {row: int(values[-1].argmax()) for row, values in model.step(work).items()}
-            for row, token in chosen.items():
-                answers[row].append(token)
-            work = {row: [token] for row, token in chosen.items() if token not in ends}
-        yield from answers.values()

@@ -143,7 +143,13 @@ def main() -> None:
     arguments = options()
     rounds, tokens = (2, 16) if arguments.quick else (5, 48)
     shape = TINY if arguments.tiny else SMOLLM2_135M
-    export = ExportConfig(precision="int8", max_int8_loss_increase=1.0, max_model_len=512)
+    export = ExportConfig(
+        precision="int8",
+        max_kl=100.0,
+        min_top_1_agreement=0.0,
+        max_int8_loss_increase=1.0,
+        max_model_len=512,
+    )
     with (
         tempfile.TemporaryDirectory() as folder,
         Progress(console=Console(stderr=True), transient=True) as progress,

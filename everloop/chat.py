@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError, nodes
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import TemplateError
 
-from everloop.errors import ArtifactError, DataError
-from everloop.records import Message
+from everloop.errors import ArtifactError, DataError, TemplateLimitError
+from everloop.records import FunctionCall, Message, ToolCall
+from everloop.template_sandbox import TemplateSandbox, refuse
+from everloop.text_files import read_text_file
 
 FILE_NAME = "chat_template.jinja"
 
@@ -57,6 +56,35 @@ CHAT_TEMPLATE = (
 )
 
 
+# Conversations that a template is tried on when a model is imported.
+_USER = Message(role="user", content="Hi")
+_CALL = ToolCall(id="call00001", function=FunctionCall(name="weather", arguments='{"city": "A"}'))
+_TOOL: Mapping[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Temperature in a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+_SAMPLES: tuple[tuple[tuple[Message, ...], tuple[Mapping[str, Any], ...]], ...] = (
+    ((_USER,), ()),
+    ((Message(role="system", content="Be short."), _USER), ()),
+    ((_USER, Message(role="assistant", content="Hello."), _USER), ()),
+    ((_USER,), (_TOOL,)),
+    (
+        (
+            _USER,
+            Message(role="assistant", content="", tool_calls=(_CALL,)),
+            Message(role="tool", content="3", tool_call_id=_CALL.id),
+        ),
+        (_TOOL,),
+    ),
+)
+_MAX_REASON = 300
+_MAX_TIME_FORMAT = 256
+
+
 class ChatTemplate:
     """A compiled chat template.
 
@@ -64,23 +92,18 @@ class ChatTemplate:
         source: its text.
 
     Raises:
-        ArtifactError: the text is no Jinja template.
+        ArtifactError: the text is no Jinja template, or uses what the sandbox has not.
     """
 
     def __init__(self, source: str, *, bos_token: str = "", eos_token: str = "") -> None:
         self.source = source
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True,
-            lstrip_blocks=True,
-            extensions=[_GenerationMarks, "jinja2.ext.loopcontrols"],
-        )
-        environment.globals["raise_exception"] = _raise
-        environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-        environment.filters["tojson"] = _to_json
+        self._sandbox = TemplateSandbox()
+        self._sandbox.globals["raise_exception"] = refuse
+        self._sandbox.globals["strftime_now"] = _now
         try:
-            self._template = environment.from_string(source)
-        except TemplateError as error:
-            raise ArtifactError(f"the chat template does not compile: {error}.") from error
+            self._template = self._sandbox.compile_text(source)
+        except Exception as error:  # nesting of any depth raises what the parser happens to raise
+            raise ArtifactError(f"the chat template does not compile: {_reason(error)}.") from error
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
 
     @classmethod
@@ -91,7 +114,7 @@ class ChatTemplate:
         path = folder / FILE_NAME
         if not path.is_file():
             return None
-        return cls(path.read_text(encoding="utf-8"), bos_token=bos_token, eos_token=eos_token)
+        return cls(read_text_file(path), bos_token=bos_token, eos_token=eos_token)
 
     @property
     def takes_tools(self) -> bool:
@@ -113,7 +136,7 @@ class ChatTemplate:
             add_generation_prompt: open the turn of the answer.
 
         Raises:
-            DataError: the template refuses this sequence of roles.
+            DataError: the template refuses this sequence of roles, or was stopped.
         """
         return self.render_turns(
             template_turns(messages), tools, add_generation_prompt=add_generation_prompt
@@ -136,22 +159,43 @@ class ChatTemplate:
             variables: of this template's own, such as Qwen3's enable_thinking.
 
         Raises:
-            DataError: the template refuses this sequence of roles.
+            DataError: the template refuses this sequence of roles, or was stopped.
         """
+        variables = {
+            **(variables or {}),
+            **self._tokens,
+            "messages": turns,
+            "tools": list(tools) or None,
+            "add_generation_prompt": add_generation_prompt,
+        }
         try:
-            return self._template.render(
-                {
-                    **(variables or {}),
-                    **self._tokens,
-                    "messages": turns,
-                    "tools": list(tools) or None,
-                    "add_generation_prompt": add_generation_prompt,
-                }
-            )
-        except (TemplateError, TypeError) as error:
-            raise DataError(
-                f"the model's chat template refuses these messages: {error}."
+            return self._sandbox.render(self._template, variables)
+        except TemplateLimitError as error:
+            raise TemplateLimitError(
+                f"the model's chat template was stopped: {error}. Send fewer messages, or import "
+                "the model with another template."
             ) from error
+        except Exception as error:  # a template can divide by zero, recurse, or worse
+            raise DataError(
+                f"the model's chat template refuses these messages: {_reason(error)}."
+            ) from error
+
+    def check(self) -> None:
+        """Try the template on small conversations, as an import does.
+
+        Raises:
+            ArtifactError: it refuses them all, or does too much for one of them.
+        """
+        refusals: list[DataError] = []
+        for messages, tools in _SAMPLES:
+            try:
+                self.render(messages, tools)
+            except TemplateLimitError as error:
+                raise ArtifactError(f"the chat template cannot be used: {error}") from error
+            except DataError as error:
+                refusals.append(error)
+        if len(refusals) == len(_SAMPLES):  # a template may refuse roles and tools, but not all
+            raise ArtifactError(f"the chat template cannot be used: {refusals[0]}") from refusals[0]
 
 
 def template_turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -181,28 +225,14 @@ def _object_of(arguments: str) -> dict[str, Any] | str:
     return value if isinstance(value, dict) else arguments
 
 
-def _to_json(
-    value: object,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    # As transformers has it: jinja2's own filter writes < and > as escapes, for web pages.
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+def _now(form: str) -> str:
+    if len(form) > _MAX_TIME_FORMAT:
+        raise TemplateLimitError(f"strftime_now has a format of {len(form):,} characters")
+    return datetime.datetime.now().strftime(form)
 
 
-class _GenerationMarks(Extension):
-    """`{% generation %}…{% endgeneration %}` marks the answer for a trainer; a server prints it."""
-
-    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it as an instance variable
-
-    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _raise(message: str) -> None:
-    raise TemplateError(message)
+def _reason(error: Exception) -> str:
+    """What an exception says, in one line, with its kind where the words alone say too little."""
+    text = " ".join(str(error).split())[:_MAX_REASON]
+    known = isinstance(error, TemplateError | TemplateLimitError)
+    return text.rstrip(".") if known and text else f"{type(error).__name__}: {text}".rstrip(": .")

@@ -25,7 +25,7 @@ def import_folder(
         ),
     ],
     name: Annotated[
-        str | None, typer.Option(help="Of the model [the folder's, or the GGUF file's own].")
+        str | None, typer.Option(help="Of the model [that of the folder or GGUF file].")
     ] = None,
     precision: Annotated[
         str | None, typer.Option(help="fp32, int8, int4 or auto [export.precision].")

@@ -5,7 +5,18 @@ from typing import Annotated, Literal
 
 import typer
 
-from everloop.cli_options import HomeOption, JsonOption, open_home, open_store, report, vars_of
+from everloop.cli_options import (
+    ConfigOption,
+    HomeOption,
+    JsonOption,
+    SetOption,
+    open_home,
+    open_store,
+    print_precisions,
+    read_run,
+    report,
+    vars_of,
+)
 
 models = typer.Typer(
     help="Model versions: list, promote, roll back, export, trace an answer to its sources.",
@@ -34,6 +45,7 @@ def models_list(home: HomeOption = None, as_json: JsonOption = False) -> None:
             "precision": version.manifest.weight_precision,
             "val_loss": round(version.manifest.export.val_loss, 4),
             "val_bpb": round(version.manifest.export.val_bpb, 4),
+            "measured on": version.manifest.export.validation_text or "",
         }
         for version in Registry(folder).list()
     ]
@@ -42,20 +54,41 @@ def models_list(home: HomeOption = None, as_json: JsonOption = False) -> None:
 
 @models.command("show")
 def models_show(tag: TagArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """The manifest of one model version, and what it promises on this machine: it is loaded."""
+    """The manifest of one model version, the precisions that were measured for it, and what it
+    promises on this machine: it is loaded.
+    """
     from everloop.batch_invariance import batch_invariance
     from everloop.registry import Registry
 
     version = Registry(open_home(home)).get(tag)
+    hidden = None if as_json else {"export": {"precisions"}}
     measured = {"batch_invariant": batch_invariance(version.path)}
-    report(version.manifest.model_dump(mode="json") | measured, as_json)
+    report(version.manifest.model_dump(mode="json", exclude=hidden) | measured, as_json)
+    if not as_json:
+        print_precisions(version.manifest.export.precisions)
 
 
 @models.command("history")
 def models_history(home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Every change of the champion, newest first."""
+    """Every change of the champion and every round that the gate refused, newest first."""
     with open_store(open_home(home)) as store:
         rows = [vars_of(deployment) for deployment in store.deployments()]
+        refused = [one for one in store.decisions(kind="gate") if one.verdict != "promote"]
+    rows += [
+        {
+            "id": None,
+            "created_at": decision.created_at,
+            "model_version": decision.candidate,
+            "previous": decision.champion,
+            "action": "round",
+            "reason": "; ".join(decision.reasons),
+            "decision_id": decision.id,
+            "status": decision.verdict,
+            "detail": None,
+        }
+        for decision in refused
+    ]
+    rows.sort(key=lambda row: row["created_at"], reverse=True)
     shown = ("created_at", "action", "model_version", "status", "reason", "detail")
     report(rows if as_json else [{name: row[name] for name in shown} for row in rows], as_json)
 
@@ -80,9 +113,12 @@ def models_rollback(
     reason: ReasonOption, home: HomeOption = None, as_json: JsonOption = False
 ) -> None:
     """Return to the champion before this one; a running server swaps to it."""
-    from feedback.rollout import rollback
+    from everloop.registry import Registry
+    from feedback.rollout import predecessor, rollback
 
-    with open_store(open_home(home)) as store:
+    folder = open_home(home)
+    with open_store(folder) as store:
+        Registry(folder).get(predecessor(store))  # refused here when it was pruned
         report(vars_of(rollback(store, reason)), as_json)
 
 
@@ -112,6 +148,58 @@ def models_export(
     files = [path for path in (written, *written.rglob("*")) if path.is_file()]
     size = sum(path.stat().st_size for path in files)
     report({"written": written, "format": form, "dtype": dtype, "bytes": size}, as_json)
+
+
+@models.command("package")
+def models_package(
+    tag: Annotated[
+        str | None, typer.Argument(help="name:version; the champion of the home if absent.")
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Build a Bento of the service, from a checkout, with one model version in it."""
+    from everloop.packaging import build_bento, version_to_package
+
+    folder = open_home(home)
+    with open_store(folder) as store:
+        version = version_to_package(folder, store, tag)
+    typer.echo(f"packaging {version.tag} of {folder.root.resolve()}", err=True)
+    bento = build_bento(folder, version)
+    report({"bento": bento, "model_version": version.tag, "home": folder.root.resolve()}, as_json)
+
+
+@models.command("prune")
+def models_prune(
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Remove what would go; without it, only say so.")
+    ] = False,
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    override: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List old versions, checkpoints and runs that [retention] lets go; --delete removes them."""
+    from everloop.retention import RetentionConfig, prune, survey
+
+    folder = open_home(home)
+    settings = read_run(config, override).table("retention", RetentionConfig)
+    with open_store(folder) as store:
+        found = survey(folder, settings, store)
+        removed = {(one.kind, one.name) for one in prune(folder, settings, store)} if delete else {}
+    going = "removed" if delete else "would go"
+    rows = [
+        {
+            "kind": one.kind,
+            "name": one.name,
+            "bytes": one.size_bytes if as_json else f"{one.size_bytes:,}",
+            "action": "stays" if one.because else going,
+            "because": one.because or "",
+        }
+        for one in found
+        if not delete or one.because or (one.kind, one.name) in removed
+    ]
+    report(rows, as_json)
 
 
 @models.command("trace")

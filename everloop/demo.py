@@ -1,8 +1,9 @@
 """Close the loop once, on real text, with the real commands: `everloop demo`.
 
-corpus -> training -> export -> service -> traffic with feedback -> drift report -> one round of the
-loop beside live traffic -> gate -> swap. Every step is the command that a person would type, run as
-a process of its own; only the user is simulated (`simulated_user.py`).
+model -> service -> traffic with feedback -> drift report -> one round of the loop beside live
+traffic -> gate -> swap. The model is a real one that is imported, or one that is trained here from
+scratch (`demo_scene.py`). Every step is the command that a person would type, run as a process of
+its own; only the user is simulated (`simulated_user.py`).
 """
 
 import asyncio
@@ -13,80 +14,96 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import openai
 from rich.console import Console
 
-from everloop.demo_config import DemoConfig, as_demo, as_overrides, choose_questions
-from everloop.demo_report import DemoReport, GateReport, Sample, print_report
+from everloop.demo_config import DemoConfig, as_overrides
+from everloop.demo_report import DemoReport, GateReport, HeldOut, Sample, print_report
+from everloop.demo_scene import Scene, documentation_scene, orders_scene
 from everloop.errors import EverloopError, RefusedError
 from everloop.memory_watch import MemoryWatch
+from everloop.open_weights import LICENCE, NAME, NoWeightsError, fetch_open_weights
 from everloop.progress import progress_bar
 from everloop.registry import Registry
 from everloop.settings import Home, RunFile
-from everloop.simulated_user import Manner, Question, SimulatedUser, Traffic, percentile
+from everloop.simulated_user import Question, SimulatedUser, Traffic, percentile
 from everloop.supervisor import terminate
 from feedback.store.store import open_store
 from serving import launch
-from training import python_docs
-from training.answer_score import answer_score
 
 SAMPLES = 3
+HELD_OUT = 100  # questions that are asked again at the end, at most
 READY_SECONDS = 60
 
 
-def run_demo(home: Home, run: RunFile, minutes: float, as_json: bool) -> None:
+def run_demo(
+    home: Home, run: RunFile, minutes: float, *, from_scratch: bool, as_json: bool
+) -> None:
     """Run the demo and print what it found.
 
     Args:
-        minutes: of training, in all, at most; the rest of the demo takes one or two more.
+        minutes: of training, in all, at most; the rest of the demo takes a few more.
+        from_scratch: train a small model here in place of importing a real one.
         as_json: print one JSON document on stdout instead of the table.
 
     Raises:
         EverloopError: a step failed; its own error stands above.
+        RefusedError: the demo ended, and nothing was learnt.
     """
     started = time.monotonic()
+    console = Console(stderr=True)
+    scene = choose_scene(run, minutes, console, from_scratch=from_scratch)
     with MemoryWatch() as memory:
-        report = _Demo(home, run, minutes).run()
+        report = _Demo(home, scene, console).run()
     report.seconds = time.monotonic() - started
     report.peak_rss_bytes = memory.peak_bytes
     if as_json:
         sys.stdout.write(report.model_dump_json(indent=2) + "\n")
     else:
         print_report(report, home.root, Console())
+    if report.failure is not None:
+        raise RefusedError(report.failure)
+
+
+def choose_scene(run: RunFile, minutes: float, console: Console, *, from_scratch: bool) -> Scene:
+    """The real model, where it can be had; else the one that is trained here.
+
+    Args:
+        console: tells which, and why.
+    """
+    if from_scratch:
+        return documentation_scene(run, minutes)
+    try:
+        weights = fetch_open_weights()
+    except NoWeightsError as error:
+        console.print(f"{error} A small model is trained from scratch instead.", highlight=False)
+        return documentation_scene(run, minutes)
+    console.print(f"model {NAME}, licence {LICENCE}, from {weights}", highlight=False)
+    return orders_scene(run, weights, minutes)
 
 
 class _Demo:
     """The steps of the demo, in the order in which they run."""
 
-    def __init__(self, home: Home, run: RunFile, minutes: float) -> None:
-        self._home = home
-        self._console = Console(stderr=True)
-        self._config = run.table("demo", DemoConfig)
-        pairs = python_docs.pairs()
-        self._known, self._new = choose_questions(pairs, self._config)
-        self._run = as_demo(run, minutes, {pair.topic for pair in pairs})
+    def __init__(self, home: Home, scene: Scene, console: Console) -> None:
+        self._home, self._scene, self._console = home, scene, console
+        self._config = scene.run.table("demo", DemoConfig)
 
     def run(self) -> DemoReport:
-        self._say("1/7  read and clean the documentation that comes with Python")
-        self._everloop("data", "build")
-        self._everloop("tokenizer", "train")
-        self._say("2/7  train: language first, then questions and answers")
-        name = f"demo-{datetime.now(UTC):%Y%m%d%H%M%S}"
-        self._everloop("train", name)
-        self._say("3/7  export to ONNX, and prove that the graph says the same")
-        base = self._everloop("export", name)["model_version"]
+        base = self._import(self._scene.weights) if self._scene.weights else self._train()
         reason = "the base model of a demo"
         self._everloop("models", "promote", base, "--reason", reason, configured=False)
         self._home.logs.mkdir(exist_ok=True)
         url = f"http://127.0.0.1:{launch.free_port()}"
-        self._say(f"4/7  serve {base} on {url}")
+        self._say(f"serve {base} on {url}")
         server = launch.start(
             self._home,
             "127.0.0.1",
             int(url.rpartition(":")[2]),
-            overrides=as_overrides(self._run),
+            overrides=as_overrides(self._scene.run),
             log_file=self._home.logs / "server.log",
         )
         try:
@@ -95,19 +112,35 @@ class _Demo:
         finally:
             terminate([server], launch.GRACEFUL_SHUTDOWN_SECONDS + 10)
 
+    def _import(self, weights: Path) -> str:
+        self._say("import the model, and prove that its graph says the same")
+        tag: str = self._everloop("import", str(weights))["model_version"]
+        return tag
+
+    def _train(self) -> str:
+        self._say("read and clean the documentation that comes with Python")
+        self._everloop("data", "build")
+        self._everloop("tokenizer", "train")
+        self._say("train: language first, then questions and answers")
+        name = f"demo-{datetime.now(UTC):%Y%m%d%H%M%S}"
+        self._everloop("train", name)
+        self._say("export to ONNX, and prove that the graph says the same")
+        tag: str = self._everloop("export", name)["model_version"]
+        return tag
+
     async def _live(self, base: str, url: str) -> DemoReport:
         client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
-        manner = Manner(self._config.approve_at, self._config.correction_rate)
+        scene = self._scene
         model = base.partition(":")[0]  # the name alone: whatever version is the champion
-        user = SimulatedUser(client, model, answer_score, manner, self._config.seed)
-        self._say("5/7  a user asks, first about what the model knows, then about the network")
-        await self._ask(user, self._known, "known topics", rate=False)
-        await self._ask(user, self._new, "new topics, rated", rate=True)
+        user = SimulatedUser(client, model, scene.score, scene.manner, self._config.seed)
+        self._say("a user asks: first what the model knows, then something new")
+        await self._ask(user, scene.known, "known questions", rate=False)
+        await self._ask(user, scene.new, "new questions, rated", rate=True)
         speed = user.traffic.completion_tokens / user.traffic.seconds
         drift = self._everloop("drift", "report")
-        self._say("6/7  one round of the loop, while the questions go on")
+        self._say("one round of the loop, while the questions go on")
         result = await self._round(user)
-        self._say("7/7  held-out questions again")
+        self._say("held-out questions again")
         samples = await self._samples(user, result["dataset_id"])
         await client.close()
         return self._report(base, user.traffic, speed, drift, result, samples)
@@ -129,7 +162,7 @@ class _Demo:
         command = self._command("loop", "run", "--once")
         process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
         is_over = asyncio.Event()
-        endless = itertools.cycle([*self._known, *self._new])
+        endless = itertools.cycle([*self._scene.known, *self._scene.new])
         traffic = asyncio.create_task(
             user.converse(
                 endless,
@@ -150,18 +183,15 @@ class _Demo:
             return []
         store = open_store(self._home.database_url)
         samples = []
-        for row in store.dataset_rows(dataset_id, split="holdout", limit=SAMPLES):
+        for row in store.dataset_rows(dataset_id, split="holdout", limit=HELD_OUT):
             asked = next(source.id for source in row.sources if source.kind == "interaction")
             question, wanted = (message.content for message in (row.messages or ())[-2:])
-            samples.append(
-                Sample(
-                    question=question,
-                    wanted=wanted,
-                    before=store.interaction(asked).answer or "",
-                    after=await user.answer(Question(row.id, question, wanted)),
-                )
-            )
+            before = store.interaction(asked).answer or ""
+            samples.append(Sample(question=question, wanted=wanted, before=before, after=""))
         store.close()
+        questions = [Question("held out", item.question, item.wanted) for item in samples]
+        for sample, answer in zip(samples, await user.answers(questions), strict=True):
+            sample.after = answer
         return samples
 
     def _report(
@@ -197,15 +227,30 @@ class _Demo:
             corrections=traffic.corrections,
             drift=drift["verdict"],
             reports=[drift["html"], drift["json_report"]],
-            samples=samples,
+            held_out=self._held_out(samples),
+            samples=samples[:SAMPLES],
+            note=self._scene.note,
         )
+
+    def _held_out(self, samples: Sequence[Sample]) -> HeldOut:
+        """How many answers the user would approve."""
+        scene = self._scene
+        before, after = (
+            sum(scene.score(said, item.wanted) >= scene.manner.approve_at for said, item in found)
+            for found in (
+                [(item.before, item) for item in samples],
+                [(item.after, item) for item in samples],
+            )
+        )
+        is_mute = bool(samples) and not any(item.after.strip() for item in samples)
+        return HeldOut(questions=len(samples), before=before, after=after, is_mute=is_mute)
 
     def _command(self, *arguments: str, configured: bool = True) -> list[str]:
         """A command of this project on the demo's home; shown as a person would type it."""
         self._console.print(f"$ everloop {' '.join(arguments)}", style="dim", highlight=False)
         command = [sys.executable, "-m", "everloop", *arguments, "--json"]
         command += ["--home", str(self._home.root)]
-        for override in as_overrides(self._run) if configured else ():
+        for override in as_overrides(self._scene.run) if configured else ():
             command += ["--set", override]
         return command
 

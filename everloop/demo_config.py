@@ -34,6 +34,10 @@ class DemoConfig(Config):
         320, ge=300, description="asked about other topics before: the reference of the drift"
     )
     questions: int = Field(480, ge=300, description="asked about the topics, rated and corrected")
+    general_questions: int = Field(
+        300, ge=300, description="asked of a real model before: the reference of the drift"
+    )
+    orders: int = Field(300, ge=300, description="given to a real model, rated and corrected")
     concurrency: int = Field(8, ge=1, description="questions that are open at the same time")
     pause_seconds: float = Field(
         0.25, ge=0, description="between two questions while the loop runs its round"

@@ -7,11 +7,6 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-NOTE = (
-    "A model this small shows the life cycle and is no assistant: it has the register of the "
-    "documentation it read, not its facts."
-)
-
 
 class GateReport(BaseModel):
     """The gate's verdict with its reasons; `none` when the round ended before the gate."""
@@ -27,6 +22,21 @@ class Sample(BaseModel):
     wanted: str
     before: str
     after: str
+
+
+class HeldOut(BaseModel):
+    """Held-out questions, asked of the base model and of the champion after the round.
+
+    Attributes:
+        before: answers of the base model that the user would approve.
+        after: answers of the champion that the user would approve.
+        is_mute: the champion answered nothing but white space.
+    """
+
+    questions: int
+    before: int
+    after: int
+    is_mute: bool
 
 
 class DemoReport(BaseModel):
@@ -52,7 +62,19 @@ class DemoReport(BaseModel):
     corrections: int
     drift: str
     reports: list[str]
+    held_out: HeldOut
     samples: list[Sample]
+    note: str
+
+    @property
+    def failure(self) -> str | None:
+        """Why the demo has nothing to show, in one sentence; None if the round was a success."""
+        if self.gate.verdict != "promote":
+            reasons = "; ".join(self.gate.reasons)
+            return f"nothing was learnt that the gate lets through ({self.gate.verdict}): {reasons}"
+        if self.held_out.is_mute:
+            return "the model answers with white space only: nothing was learnt"
+        return None
 
 
 def print_report(report: DemoReport, home: Path, console: Console) -> None:
@@ -69,6 +91,10 @@ def print_report(report: DemoReport, home: Path, console: Console) -> None:
     if report.quality_gain_ci95 is not None:
         low, high = report.quality_gain_ci95
         table.add_row("  gain, 95% interval", "", f"[{low:+.4f}, {high:+.4f}]", style="dim")
+    held_out = report.held_out
+    if held_out.questions:
+        counts = (f"{count} of {held_out.questions}" for count in (held_out.before, held_out.after))
+        table.add_row("held-out answers that the user approves", *counts)
     console.print(table)
     facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in _facts(report).items():
@@ -78,7 +104,7 @@ def print_report(report: DemoReport, home: Path, console: Console) -> None:
         console.print(f"\n[bold]Q[/bold] {sample.question}", highlight=False)
         for name in ("wanted", "before", "after"):
             console.print(f"  {name:<7}", getattr(sample, name), highlight=False, markup=False)
-    console.print(f"\n{NOTE}\n", style="dim", highlight=False)
+    console.print(f"\n{report.note}\n", style="dim", highlight=False)
     console.print(_next_steps(home), highlight=False, markup=False, soft_wrap=True)
 
 

@@ -3,9 +3,11 @@
 - EverloopError (1): something failed
   - ConfigError (2): a setting, option or folder is wrong
   - DataError (2): a corpus, file or row cannot be used
+    - TemplateLimitError: a chat template does more than it may
   - ArtifactError (2): a checkpoint or model version is missing, changed or of another kind
   - NotFoundError (2): the store or the model store has no such id
   - RefusedError (3): the work was done and the answer is no (gate, limits, nothing to train on)
+    - NoChampionError: the loop has nothing to improve on yet
   - StoreError (1): the store cannot take or give a record
   - EngineError (1): the engine cannot serve a request
     - PromptTooLongError: the prompt does not fit into the model
@@ -34,6 +36,10 @@ class DataError(EverloopError):
     exit_code = 2
 
 
+class TemplateLimitError(DataError):
+    """A chat template does more than it may."""
+
+
 class ArtifactError(EverloopError):
     """A checkpoint or model version is missing, changed or of another kind."""
 
@@ -50,6 +56,10 @@ class RefusedError(EverloopError):
     """The work was done and the answer is no."""
 
     exit_code = 3
+
+
+class NoChampionError(RefusedError):
+    """No version answers yet, so a round of the loop has nothing to improve on."""
 
 
 class StoreError(EverloopError):

@@ -37,8 +37,7 @@ def import_checkpoint(
 
     Args:
         home: where the version is kept.
-        run: its table [export]; a name that it does not give is that of the folder, or what the
-            GGUF file calls its model.
+        run: its table [export]; a name that it does not give is that of the folder or GGUF file.
         checkpoint: a folder with config.json, safetensors (whole or in shards) and tokenizer.json,
             or a GGUF file.
         text: file, folder, pattern or URL of text to compare the precisions on.
@@ -66,11 +65,14 @@ def import_checkpoint(
 def _convert(path: Path, folder: Path, progress: Progress | None) -> str:
     """Write a GGUF file as a checkpoint that says where it comes from; give the model's name."""
     from training.checkpoint import write_sidecar
-    from training.gguf.read import convert_gguf, model_name
+    from training.gguf.read import convert_gguf, model_licence, model_name
 
     name = name_of(Path(model_name(path)))
     convert_gguf(path, folder, progress)
     source = {"import.file": path.name, "import.sha256": sha256_file(path)}
+    licence = model_licence(path)
+    if licence:
+        source["import.licence"] = licence
     write_sidecar(folder, datasets=(), config=source, seed=0, parent=None, metrics={})
     return name
 
@@ -85,9 +87,10 @@ def _export(
 ) -> ModelVersion:
     """Export and save a folder, under its name where the run gives none."""
     from training.export.architecture import read_architecture
+    from training.export.licence import read_licence
     from training.export.special_tokens import read_special_tokens
     from training.export.tokenizer_files import read_chat_template
-    from training.export.version import export_checkpoint
+    from training.export.version import export_checkpoint, name_text
     from training.export.weights import weight_files
 
     if not checkpoint.is_dir():
@@ -103,7 +106,9 @@ def _export(
     read_chat_template(checkpoint)
     read_special_tokens(checkpoint)
     length = config.max_model_len or min(longest, DEFAULT_MAX_MODEL_LEN)
-    named = {} if "name" in run.values.get("export", {}) else {"name": name}
+    given = run.values.get("export", {})
+    found = {"name": name, "licence": read_licence(checkpoint)}
+    named = {key: value for key, value in found.items() if value and key not in given}
     config = config.model_copy(update={"max_model_len": length, **named})
     with tempfile.TemporaryDirectory(dir=home.root, prefix="import-") as staging:
         folder = export_checkpoint(
@@ -116,6 +121,7 @@ def _export(
             staging=Path(staging),
             progress=progress,
         )
+        name_text(folder, windows.name)
         return save_version(home, folder)
 
 

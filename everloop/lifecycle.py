@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from everloop.comparison_text import comparison_windows, newest_corpus
 from everloop.errors import ArtifactError, NotFoundError
+from everloop.inheritance import inherit
 from everloop.progress import counted, counter
 from everloop.records import DatasetInfo
 from everloop.registry import ModelVersion, Registry
@@ -23,12 +24,13 @@ from feedback.store.store import open_store
 from training.checkpoint import Checkpoint, read_checkpoint
 from training.dataset import DataConfig, build_dataset, read_info, read_rows
 from training.dataset_folder import read_origins
-from training.export.config import ExportConfig
+from training.export.text_windows import TextWindows
 from training.shards import ShardInfo, TokenShard, write_shards
 from training.tokenizer import TokenizerConfig, train_tokenizer
 
 MAX_TITLES = 50_000  # documents of a dataset that the store knows by more than their id
 EXPORT_WINDOWS = 64  # validation windows on which the precisions are compared
+_PROMPTS, _PROMPT_TOKENS = 4, 24  # golden ones
 MAX_WINDOW_TOKENS = 4096  # of one window, however long the texts are that a model takes
 
 
@@ -139,18 +141,22 @@ def export_folder(
 ) -> Path:
     """Export a checkpoint of a run into a folder, which nobody knows of yet."""
     from training.export import export_checkpoint
+    from training.export.version import name_text
 
-    windows, bytes_per_token = validation_windows(home, checkpoint, EXPORT_WINDOWS)
-    return export_checkpoint(
+    config = inherit(home, run, checkpoint)
+    text = validation_text(home, checkpoint, EXPORT_WINDOWS, max_context=config.max_model_len)
+    folder = export_checkpoint(
         checkpoint.path,
-        windows,
-        config=run.table("export", ExportConfig),
-        bytes_per_token=bytes_per_token,
-        golden_prompts=golden_prompts(checkpoint, windows),
+        text.tokens,
+        config=config,
+        bytes_per_token=text.bytes_per_token,
+        golden_prompts=golden_prompts(checkpoint, text.tokens),
         evaluation=checkpoint.metrics,
         staging=staging,
         progress=progress,
     )
+    name_text(folder, text.name)
+    return folder
 
 
 def save_version(home: Home, folder: Path) -> ModelVersion:
@@ -162,23 +168,36 @@ def save_version(home: Home, folder: Path) -> ModelVersion:
     return version
 
 
-def validation_windows(home: Home, checkpoint: Checkpoint, limit: int) -> tuple[np.ndarray, float]:
-    """Windows of the texts that pre-training kept for validation, evenly spread over them.
+def validation_windows(
+    home: Home, checkpoint: Checkpoint, limit: int, *, max_context: int | None = None
+) -> tuple[np.ndarray, float]:
+    """Windows of `validation_text`, (N, context + 1), and the bytes of text per token."""
+    text = validation_text(home, checkpoint, limit, max_context=max_context)
+    return text.tokens, text.bytes_per_token
+
+
+def validation_text(
+    home: Home, checkpoint: Checkpoint, limit: int, *, max_context: int | None = None
+) -> TextWindows:
+    """The texts that pre-training kept for validation, in at most `limit` windows spread over them.
 
     A checkpoint from elsewhere, which names no dataset, is measured on the text nearest to it.
 
-    Returns:
-        Tokens (N, context + 1) with N at most limit, and the bytes of text per token.
+    Args:
+        limit: number of windows that are enough.
+        max_context: tokens that a window may predict, where a version takes fewer than its weights.
     """
     used = [reference.id for reference in checkpoint.record.datasets if reference.use == "pretrain"]
     if not used:
-        text = comparison_windows(home, checkpoint.path, limit)
-        return text.tokens, text.bytes_per_token
+        return comparison_windows(home, checkpoint.path, limit, max_context=max_context)
     shard = TokenShard.open(home.shards / used[0], "validation")
-    context = min(_context_length(checkpoint), len(shard.tokens) - 1)
+    longest = min(_context_length(checkpoint), max_context or MAX_WINDOW_TOKENS)
+    context = min(longest, len(shard.tokens) - 1)
     windows = shard.windows(context)
     chosen = np.linspace(0, len(windows) - 1, min(limit, len(windows))).astype(int)
-    return np.array(windows[chosen]), shard.bytes_per_token
+    return TextWindows(
+        np.array(windows[chosen]), shard.bytes_per_token, name=f"validation texts of {used[0]}"
+    )
 
 
 def _context_length(checkpoint: Checkpoint) -> int:
@@ -192,5 +211,6 @@ def _context_length(checkpoint: Checkpoint) -> int:
 def golden_prompts(checkpoint: Checkpoint, windows: np.ndarray) -> list[str]:
     """Prompts whose continuations every later load must repeat: beginnings of unseen text."""
     tokenizer = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
-    starts = windows[:: max(1, len(windows) // 4), :24]
-    return [tokenizer.decode(list(map(int, start))) for start in starts[:4]]
+    tokens = windows[:, :-1].ravel()
+    starts = np.linspace(0, len(tokens), _PROMPTS, endpoint=False).astype(int)
+    return [tokenizer.decode(tokens[at : at + _PROMPT_TOKENS].tolist()) for at in starts]

@@ -52,7 +52,7 @@ def instruction_sets() -> tuple[str, ...]:
 def _cpuinfo(name: str) -> str:
     """The first entry of that name in /proc/cpuinfo; empty without one."""
     if _CPUINFO.is_file():
-        for line in _CPUINFO.read_text(encoding="utf-8").splitlines():
+        for line in _CPUINFO.read_text(encoding="utf-8").split("\n"):
             if line.startswith(name):
                 return line.split(":", 1)[1].strip()
     return ""

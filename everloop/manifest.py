@@ -10,16 +10,18 @@ import math
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from everloop import wide_graph
 from everloop.errors import ArtifactError
+from everloop.sampling_defaults import SamplingDefaults
 
 FILE_NAME = "manifest.json"
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A graph that is broken may have a loss that is no number, which is to be told, too.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
 class StateTensor(_Part):
@@ -53,11 +55,37 @@ class SpecialTokens(_Part):
     pad_token_id: int
 
 
+class Divergence(_Part):
+    """How far a precision's next tokens lie from those of fp32 weights with an fp32 cache.
+
+    Intervals are 95 % of the mean over windows of text; of one window there is none.
+
+    Attributes:
+        tokens: that were compared.
+        mean_kl: Kullback-Leibler divergence from fp32 to this precision, nats per token.
+        p99_kl: of single tokens, the 99th percentile.
+        top_1_agreement: share of tokens after which the likeliest one is the same.
+        equal_answers: share of greedy answers to chat prompts that are the same to their last
+            token; absent for a model without a chat template.
+    """
+
+    tokens: int
+    mean_kl: float
+    mean_kl_interval: tuple[float, float] | None
+    p99_kl: float
+    top_1_agreement: float
+    top_1_interval: tuple[float, float] | None
+    equal_answers: float | None = None
+
+
 class PrecisionReport(_Part):
     """What one precision of weights and cache costs and gives, against fp32 for both.
 
     Attributes:
-        val_loss: nats per token over the same validation windows, through the cache.
+        val_loss: nats per token over validation windows, through the cache. Precisions are measured
+            on as many of the same windows as the decision about them needs.
+        val_loss_interval: 95 % of it over the windows; absent in versions of before.
+        divergence: from fp32; absent for fp32 itself and in versions of before.
         weight_loss_increase: of these weights with an fp32 cache, as a share of the loss of fp32.
         cache_loss_increase: of this cache, as a share of the loss of the same weights without it.
         weights_bytes: of the graph and its tensors.
@@ -72,6 +100,8 @@ class PrecisionReport(_Part):
     block_size: int | None
     cache: Literal["fp32", "int8"]
     val_loss: float
+    val_loss_interval: tuple[float, float] | None = None
+    divergence: Divergence | None = None
     weight_loss_increase: float
     cache_loss_increase: float
     weights_bytes: int
@@ -107,6 +137,7 @@ class ExportReport(_Part):
     val_loss: float  # of this version's own precision
     val_bpb: float  # bits per byte, of this version
     validation_tokens: int
+    validation_text: str | None = None  # its name: losses on different texts are not compared
     precisions: tuple[PrecisionReport, ...] = ()  # all that were measured, this one among them
 
 
@@ -131,7 +162,13 @@ class Lineage(_Part):
 
 
 class Manifest(_Part):
-    """Everything that is known about a model version."""
+    """Everything that is known about a model version.
+
+    Attributes:
+        sampling: where a request asks for neither temperature nor top_p.
+        licence: of the weights, where it is known.
+        settings: the keys of [export] that were given; versions trained from this one inherit them.
+    """
 
     schema_version: Literal[1] = 1
     name: str
@@ -149,6 +186,9 @@ class Manifest(_Part):
     weight_precision: Literal["fp32", "int8", "int4"]
     block_size: int | None = None  # weights that share a scale; None for fp32
     has_hidden_states: bool = False  # output hidden_states [R, hidden_size], after the final norm
+    sampling: SamplingDefaults = SamplingDefaults()
+    licence: str | None = None
+    settings: dict[str, JsonValue] = {}
     export: ExportReport
     evaluation: dict[str, float]
     lineage: Lineage
@@ -214,13 +254,19 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / FILE_NAME
     try:
-        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        return Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
         raise ArtifactError(
             f"{folder} is not a model version: {FILE_NAME} is missing. Export one first."
         ) from error
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}.") from error
     except ValidationError as error:
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            raise ArtifactError(
+                f"{path} is damaged: {first['msg']}. Restore it or export the version again."
+            ) from error
         where = ".".join(str(part) for part in first["loc"])
         raise ArtifactError(
             f"{path}: {where}: {first['msg']}. Another release wrote this version; export it again."

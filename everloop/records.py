@@ -59,7 +59,7 @@ def _map_arguments(call: ToolCall, change: Callable[[str], str]) -> ToolCall:
 class Source(Record):
     """Where a dataset row comes from."""
 
-    kind: Literal["document", "interaction", "feedback"]
+    kind: Literal["document", "interaction", "feedback", "model"]
     id: str
 
 
@@ -73,6 +73,7 @@ class Document(Record):
     sha256: str  # of the text as it was read, in UTF-8
     collection: str = ""  # the source of the run's TOML that it belongs to
     language: str | None = None  # ISO 639-1, or und; found by cleaning
+    group: str | None = None  # decides its side of the split; None where its id does
 
 
 RowKind = Literal["text", "chat", "preference", "rated"]
@@ -167,6 +168,11 @@ class Interaction(Record):
     metadata: dict[str, str] = {}
 
 
+# Metrics that mean something here; whoever gives feedback may have others.
+METRICS = ("thumbs", "comment", "demonstration")
+Rating = Literal["positive", "negative", "comment", "demonstration", "other"]
+
+
 class Feedback(Record):
     """Something said about an interaction, or about a whole conversation (episode), afterwards.
 
@@ -184,6 +190,20 @@ class Feedback(Record):
     value: bool | float | str
     tags: dict[str, str] = {}
     source: Literal["HUMAN", "LLM_JUDGE", "CODE"] = "HUMAN"
+
+    @property
+    def rating(self) -> Rating:
+        """What kind of word this is.
+
+        A thumb is a boolean, or a number of which more than zero is good.
+        """
+        if self.metric_name == "demonstration":
+            return "demonstration"
+        if self.metric_name == "comment":
+            return "comment"
+        if self.metric_name != "thumbs" or isinstance(self.value, str):
+            return "other"
+        return "positive" if self.value > 0 else "negative"
 
 
 def content_hash(

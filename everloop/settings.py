@@ -15,11 +15,13 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from everloop.errors import ConfigError
+from everloop.errors import ConfigError, DataError
+from everloop.text_files import read_text_file
 
 TABLES = (
     "data", "tokenizer", "model", "pretrain", "sft", "kto", "dpo", "export", "engine",
     "server", "store", "drift", "trigger", "feedback", "gate", "loop", "demo",
+    "retention",
 )  # fmt: skip
 
 
@@ -40,7 +42,8 @@ class Settings(BaseSettings):
     """What the environment says.
 
     `EVERLOOP_HOME`, `EVERLOOP_DATABASE_URL`, `EVERLOOP_LOG_LEVEL`, and `EVERLOOP_CACHE_FOLDER`:
-    where what was measured of this machine is remembered, for all homes.
+    where what was measured of this machine is remembered, for all homes. `EVERLOOP_CONTAINERIZED`
+    is set in container images: all addresses are the container's own, so any may be listened on.
     """
 
     model_config = SettingsConfigDict(env_prefix="EVERLOOP_")
@@ -49,6 +52,7 @@ class Settings(BaseSettings):
     database_url: str | None = None
     log_level: str = "INFO"
     cache_folder: Path = Field(default_factory=_default_cache)
+    containerized: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,11 @@ class Home:
     def tokenizers(self) -> Path:
         """Tokenizers, one Hugging Face folder each."""
         return self.root / "tokenizers"
+
+    @property
+    def imports(self) -> Path:
+        """What imported models said before anything was tuned."""
+        return self.root / "imports"
 
     @property
     def shards(self) -> Path:
@@ -98,6 +107,11 @@ class Home:
         return self.root / "logs"
 
     @property
+    def status(self) -> Path:
+        """What the processes say about themselves, for the metrics."""
+        return self.root / "status"
+
+    @property
     def server_lock(self) -> Path:
         """Held by the one server of this home."""
         return self.root / "server.lock"
@@ -108,18 +122,26 @@ class Home:
         return self.database or f"sqlite:///{self.root.resolve() / 'store.sqlite'}"
 
     def create(self) -> "Home":
-        """Make the folder if it is absent.
+        """Make the folder if it is absent, for its owner's eyes only: it holds what people said.
 
         Raises:
             ConfigError: the path is a file, or cannot be written.
         """
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._close_to_others()
         except OSError as error:
             raise ConfigError(
                 f"home folder {self.root} cannot be made ({error.strerror}). Choose another --home."
             ) from error
         return self
+
+    def _close_to_others(self) -> None:
+        """Take other users' rights from a home of an earlier release; no other folder's."""
+        found = self.root.stat()
+        is_home = self.bentoml.is_dir() or (self.root / "store.sqlite").is_file()
+        if is_home and found.st_uid == os.geteuid() and found.st_mode & 0o077:
+            self.root.chmod(found.st_mode & 0o700)
 
 
 C = TypeVar("C", bound=Config)
@@ -182,11 +204,13 @@ class RunFile:
 
 def _parse(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such configuration file.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        return tomllib.loads(read_text_file(path))
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not a readable TOML file: {error}.") from error
+    except DataError as error:
+        if not path.exists():
+            raise ConfigError(f"{path}: no such configuration file.") from error
+        raise ConfigError(str(error)) from error
 
 
 def _parse_override(text: str) -> tuple[str, list[str], Any]:

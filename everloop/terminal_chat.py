@@ -122,7 +122,8 @@ class Talk:
                 if question is None:
                     self._note("ask something first")
                 else:
-                    self._answer(question, max(self._options.temperature, 1.0))
+                    # Sampled as the model is meant to be, where the first answer is greedy.
+                    self._answer(question, self._options.temperature or openai.omit)
             case "/up" | "/down":
                 self._rate("thumbs", command == "/up")
             case "/fix":
@@ -149,7 +150,7 @@ class Talk:
         self._note("noted, thank you")
         return True
 
-    def _answer(self, question: str, temperature: float) -> None:
+    def _answer(self, question: str, temperature: float | openai.Omit) -> None:
         stream = self._open(question, temperature)
         parts: list[str] = []
         reason = None
@@ -176,7 +177,7 @@ class Talk:
         ]
 
     def _open(
-        self, question: str, temperature: float
+        self, question: str, temperature: float | openai.Omit
     ) -> "openai.Stream[openai.types.chat.ChatCompletionChunk]":
         """Ask; without the oldest turns, and then for a shorter answer, if it does not fit."""
         conversation, options = self.conversation, self._options

@@ -13,11 +13,12 @@ from rich.progress import Progress
 
 from everloop.errors import ArtifactError
 from everloop.evaluate_runs import report_training
+from everloop.inheritance import origin_tag
 from everloop.lifecycle import find_checkpoint, newest_dataset
 from everloop.manifest import DatasetRef
 from everloop.records import DatasetInfo
 from everloop.settings import Home, RunFile
-from training.checkpoint import Checkpoint
+from training.checkpoint import Checkpoint, read_checkpoint
 from training.config import (
     DpoConfig,
     KtoConfig,
@@ -146,6 +147,7 @@ def _tune(
         home.runs / f"{name}-{method}",
         run.table(method, _TUNING[method]),
         datasets=[_reference(dataset, "sft")],
+        parent_tag=origin_tag(home, read_checkpoint(parent)),
         progress=progress,
     )
 

@@ -16,9 +16,9 @@ from pydantic import Field
 
 from everloop.errors import RefusedError
 from everloop.pii import mask
+from everloop.questions import first_question, normal
 from everloop.records import DatasetRow, Feedback, Interaction, Message, Source, content_hash
 from everloop.settings import Config
-from feedback.store.interactions import rating_of
 
 
 class FeedbackConfig(Config):
@@ -77,7 +77,7 @@ class _Example:
     @property
     def context(self) -> tuple[str, ...]:
         """The question and all turns before it, as they are compared."""
-        return tuple(f"{turn.role}:{_normal(turn.content)}" for turn in self.interaction.messages)
+        return tuple(f"{turn.role}:{normal(turn.content)}" for turn in self.interaction.messages)
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -117,13 +117,16 @@ def build_feedback_dataset(
     for example in examples:
         sides[is_held_out(example.interaction, config.holdout_share)].append(example)
     holdout = tuple(_rows(sides[True], "holdout", dropped))
-    questions = {_normal(row.messages[-2].content) for row in holdout if row.messages}
+    questions = {_question(row) for row in holdout}
     learnt = _rows(sides[False], "train", dropped)
     train = tuple(_without(learnt, questions, "question is held out", dropped))
     taken = {row.id for row in train}
     old = [row for row in replay if row.split == "train" and row.id not in taken]
-    seen = _without(old, questions, "replayed question is held out", dropped)
-    replayed = _sample(seen, round(config.replay_ratio * len(train)), seed)
+    unseen = _without(old, questions, "replayed question is held out", dropped)
+    # Replaying an answer that somebody corrected would teach both.
+    answered = {_question(row) for row in train}
+    other = _without(unseen, answered, "replayed question is answered anew", dropped)
+    replayed = _sample(other, round(config.replay_ratio * len(train)), seed)
     dataset = FeedbackDataset(train, holdout, replayed, +dropped)
     _refuse_few(dataset, config)
     return dataset
@@ -137,9 +140,19 @@ def is_held_out(interaction: Interaction, share: float) -> bool:
     """
     key = interaction.conversation_id
     if key is None:
-        key = _normal(interaction.messages[0].content) if interaction.messages else interaction.id
-    digest = hashlib.sha256(key.encode("utf-8", "replace")).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2**64
+        key = first_question(interaction.messages) if interaction.messages else interaction.id
+    return _place(key) < share
+
+
+def choose_validation(rows: Iterable[DatasetRow], share: float) -> list[DatasetRow]:
+    """Move a share of the learnt rows to validation: by their question, so always the same ones."""
+
+    def split(row: DatasetRow) -> DatasetRow:
+        # Not the hold-out's number, which of all rows that are left is above its share.
+        is_chosen = _place(f"validation:{_question(row)}") < share
+        return row.model_copy(update={"split": "validation"}) if is_chosen else row
+
+    return [split(row) for row in rows]
 
 
 def _examples(
@@ -172,9 +185,9 @@ def _judge(
 ) -> _Example | str:
     """The example in an interaction, or the reason why there is none."""
     chosen = said.get("demonstration") or said.get("thumbs")
-    if chosen is None or rating_of(chosen) == "other":
+    if chosen is None or chosen.rating == "other":
         return "no rating to learn from"
-    if rating_of(chosen) == "negative":
+    if chosen.rating == "negative":
         return "thumb down without a correction"
     is_correction = chosen.metric_name == "demonstration"
     if not is_correction and interaction.finish_reason != "stop":
@@ -215,7 +228,7 @@ def _rows(
         groups[example.context].append(example)
     for group in groups.values():
         best = max(group, key=lambda example: example.rank)
-        equal = [example for example in group if _normal(example.answer) == _normal(best.answer)]
+        equal = [example for example in group if normal(example.answer) == normal(best.answer)]
         dropped["same answer again"] += len(equal) - 1
         dropped["another answer was preferred"] += len(group) - len(equal)
         messages = best.messages
@@ -235,7 +248,7 @@ def _without(
     """The rows in which nobody asks a question that is held out."""
     for row in rows:
         turns = row.messages or ()
-        if any(turn.role == "user" and _normal(turn.content) in held_out for turn in turns):
+        if any(turn.role == "user" and normal(turn.content) in held_out for turn in turns):
             dropped[reason] += 1
         else:
             yield row
@@ -254,11 +267,17 @@ def _refuse_few(dataset: FeedbackDataset, config: FeedbackConfig) -> None:
     left_out = ", ".join(f"{count} {reason}" for reason, count in dataset.dropped.most_common())
     raise RefusedError(
         f"too little feedback to learn from: {train} rows to train on (feedback.min_rows = "
-        f"{config.min_rows}), {holdout} to judge by (feedback.min_holdout_rows = "
+        f"{config.min_rows}), {holdout} to judge by (feedback.min_holdout_rows or gate.min_rows = "
         f"{config.min_holdout_rows}); left out: {left_out or 'nothing'}. Collect more feedback."
     )
 
 
-def _normal(text: str) -> str:
-    """Text as it is compared: case and white space do not make a question another one."""
-    return " ".join(text.casefold().split())
+def _question(row: DatasetRow) -> str:
+    """What a row of feedback answers, as it is compared."""
+    return normal(row.messages[-2].content) if row.messages else ""
+
+
+def _place(key: str) -> float:
+    """A number from 0 to 1 that a text always has."""
+    digest = hashlib.sha256(key.encode("utf-8", "replace")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

@@ -45,6 +45,11 @@ class GateConfig(Config):
     max_forgetting: float = Field(
         0.03, ge=0, description="increase of the original validation loss, relative, at most"
     )
+    max_divergence: float = Field(
+        0.05,
+        gt=0,
+        description="KL divergence from an imported model on its own answers, nats a token",
+    )
     max_size_increase: float = Field(0.1, ge=0, description="increase in bytes, relative, at most")
     max_latency_increase: float = Field(
         0.5, ge=0, description="increase of each latency percentile, relative, at most"
@@ -88,6 +93,8 @@ class GateEvidence:
     Attributes:
         parity_ok: the candidate's graph gives what its checkpoint gives.
         val_loss: of the candidate's export, nats per token.
+        divergence: of the candidate's checkpoint from that of the imported model which it goes back
+            to, on answers that this one gave to general prompts, nats a token; None for others.
 
     Raises:
         DataError: the versions were not measured on the same rows and windows.
@@ -97,6 +104,7 @@ class GateEvidence:
     candidate: Measured
     parity_ok: bool
     val_loss: float
+    divergence: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("scores", "losses"):
@@ -119,7 +127,7 @@ class GateVerdict:
         numbers: finite ones only; those that could not be measured are absent. `quality_before`,
             `quality_after`, `quality_gain`, its two-sided `ci95_low` and `ci95_high` and its lower
             `gain_bound`, `p_value`, `detectable_gain`, `forgetting` and its one-sided bounds
-            `forgetting_low` and `forgetting_high`, `rows`, `windows`, `val_loss`,
+            `forgetting_low` and `forgetting_high`, `divergence`, `rows`, `windows`, `val_loss`,
             `size_bytes_before`, `size_bytes_after`, and each latency.
     """
 
@@ -140,6 +148,7 @@ def judge(evidence: GateEvidence, config: GateConfig) -> GateVerdict:
     checks = [
         _quality(evidence, config),
         _forgetting(evidence, config),
+        *_divergence(evidence, config),
         _export(evidence),
         _size(evidence, config),
         *_latency(evidence, config),
@@ -239,6 +248,20 @@ def _forgetting(evidence: GateEvidence, config: GateConfig) -> _Check:
     if mean > config.max_forgetting:
         return _Check("reject", f"{found}; {limit}: the candidate forgets", numbers)
     return _Check("undecided", f"{found}; {limit}: forgetting cannot be ruled out", numbers)
+
+
+def _divergence(evidence: GateEvidence, config: GateConfig) -> Iterator[_Check]:
+    divergence = evidence.divergence
+    if divergence is None:
+        return
+    found = (
+        f"on general prompts the candidate diverges by {divergence:.4f} nats a token from the "
+        f"imported model, at most {config.max_divergence} wanted"
+    )
+    if divergence <= config.max_divergence:
+        yield _Check("pass", found, {"divergence": divergence})
+    else:
+        yield _Check("reject", f"{found}: the candidate forgets", {"divergence": divergence})
 
 
 def _size(evidence: GateEvidence, config: GateConfig) -> _Check:

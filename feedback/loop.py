@@ -14,23 +14,29 @@ from typing import Any, Literal
 
 from rich.progress import Progress
 
-from everloop.errors import RefusedError
+from everloop.errors import NoChampionError, RefusedError
 from everloop.evaluate_runs import report_training
 from everloop.lifecycle import checkpoint_of, export_version, validation_windows
 from everloop.manifest import DatasetRef
 from everloop.records import DatasetRow
 from everloop.registry import ModelVersion, Registry
+from everloop.retention import prune_after_round
 from everloop.settings import Home, RunFile
-from feedback.dataset import FeedbackConfig, FeedbackDataset, build_feedback_dataset
+from feedback.dataset import (
+    FeedbackConfig,
+    FeedbackDataset,
+    build_feedback_dataset,
+    choose_validation,
+)
 from feedback.gate import GateConfig, GateEvidence, GateVerdict, judge
-from feedback.loop_config import LoopConfig
-from feedback.measure import measure_version
+from feedback.loop_config import LoopConfig, check_loop
+from feedback.measure import imported_divergence, measure_version, replayed_answers
 from feedback.rollout import promote
 from feedback.store.datasets import DatasetVersion
 from feedback.store.decisions import Decision
 from feedback.store.deployments import Deployment
 from feedback.store.store import Store, open_store
-from feedback.trigger import TriggerConfig, TriggerState, decide
+from feedback.trigger import TriggerConfig, TriggerState, TriggerVerdict, decide
 from monitoring.drift_report import newest_summary
 from serving.launch import is_serving
 from training.answer_score import answer_score
@@ -77,13 +83,15 @@ def run_round(
         progress: where to show bars.
 
     Raises:
-        RefusedError: there is no champion yet.
+        NoChampionError: there is no champion yet.
         ArtifactError: the champion's checkpoint is gone, or was changed.
     """
     started = time.monotonic()
     store = open_store(home.database_url)
     try:
         result = _Round(home, run, store, progress).run(dry_run)
+        if result.candidate is not None:
+            prune_after_round(home, run, store)
     finally:
         store.close()
     return dataclasses.replace(result, seconds=time.monotonic() - started)
@@ -94,10 +102,11 @@ class _Round:
 
     def __init__(self, home: Home, run: RunFile, store: Store, progress: Progress | None) -> None:
         self._home, self._run, self._store, self._progress = home, run, store, progress
+        check_loop(run)
         self._config = run.table("loop", LoopConfig)
         deployment = store.champion()
         if deployment is None:
-            raise RefusedError(
+            raise NoChampionError(
                 f"{home.root} has no champion to improve on. Train and export a version, then "
                 "serve it: everloop serve"
             )
@@ -105,14 +114,14 @@ class _Round:
         self._champion = Registry(home).get(deployment.model_version)
 
     def run(self, dry_run: bool) -> RoundResult:
-        reasons = self._trigger()
-        if reasons is not None:
-            return RoundResult("waiting", reasons, self._champion.tag)
+        verdict = self._trigger()
+        if verdict.verdict == "wait":
+            return self._wait(verdict.reasons, verdict.numbers)
         try:
             dataset = self._dataset()
         except RefusedError as error:
-            self._decide("trigger", "wait", (str(error),), {})
-            return RoundResult("waiting", (str(error),), self._champion.tag)
+            return self._wait((str(error),), verdict.numbers)
+        self._decide("trigger", verdict.verdict, verdict.reasons, verdict.numbers)
         reference, rows = self._save(dataset)
         if dry_run:
             counts = f"{len(dataset.train)} to learn, {len(dataset.replay)} replayed"
@@ -121,8 +130,14 @@ class _Round:
         candidate = self._candidate(reference, rows)
         return self._judge(candidate, reference, dataset.holdout)
 
-    def _trigger(self) -> tuple[str, ...] | None:
-        """The reasons to wait, or None."""
+    def _wait(self, reasons: tuple[str, ...], numbers: dict[str, float]) -> RoundResult:
+        previous = self._store.decisions(1, kind="trigger")
+        # The worker looks every few seconds: waiting for the same reasons is one decision.
+        if [item.reasons for item in previous] != [reasons]:
+            self._decide("trigger", "wait", reasons, numbers)
+        return RoundResult("waiting", reasons, self._champion.tag)
+
+    def _trigger(self) -> TriggerVerdict:
         gates = self._store.decisions(1, kind="gate")
         last = gates[0].created_at if gates else None
         counts = self._store.feedback_counts(since=last)
@@ -134,12 +149,7 @@ class _Round:
             last_round_at=last,
             champion_since=self._deployment.created_at,
         )
-        verdict = decide(state, self._run.table("trigger", TriggerConfig))
-        previous = self._store.decisions(1, kind="trigger")
-        # The worker looks every few seconds: waiting for the same reasons is one decision.
-        if verdict.verdict == "retrain" or [item.reasons for item in previous] != [verdict.reasons]:
-            self._decide("trigger", verdict.verdict, verdict.reasons, verdict.numbers)
-        return verdict.reasons if verdict.verdict == "wait" else None
+        return decide(state, self._run.table("trigger", TriggerConfig))
 
     def _drift_share(self, since: float | None) -> float | None:
         """Of the newest drift report, unless an earlier round has already answered it."""
@@ -158,13 +168,17 @@ class _Round:
         original = [
             row for corpus in dict.fromkeys(corpora) for row in read_rows(self._home.data / corpus)
         ]
+        original += replayed_answers(self._home, self._champion, self._config.num_threads)
         seed = self._run.table("sft", SftConfig).seed
         config = self._run.table("feedback", FeedbackConfig)
+        # With fewer to judge by, the gate decides nothing, however long the training took.
+        judged = max(config.min_holdout_rows, self._run.table("gate", GateConfig).min_rows)
+        config = config.model_copy(update={"min_holdout_rows": judged})
         return build_feedback_dataset(interactions, feedback, original, config, seed)
 
     def _save(self, dataset: FeedbackDataset) -> tuple[DatasetRef, list[DatasetRow]]:
         """Record the dataset with all of its rows, a part of the learnt ones for validation."""
-        rows = [_choose_split(row, self._config.validation_share) for row in dataset.train]
+        rows = choose_validation(dataset.train, self._config.validation_share)
         rows += [*dataset.replay, *dataset.holdout]
         version = DatasetVersion.of(rows, "feedback", dropped=dataset.dropped)
         self._store.save_dataset(version, rows)
@@ -201,6 +215,9 @@ class _Round:
             self._home,
             checkpoint_of(self._home, self._champion),
             self._config.validation_windows,
+            max_context=min(
+                version.manifest.max_model_len for version in (self._champion, candidate)
+            ),
         )
         champion, measured = (
             measure_version(
@@ -214,12 +231,15 @@ class _Round:
             for version in (self._champion, candidate)
         )
         report = candidate.manifest.export
-        limit = self._run.table("export", ExportConfig).max_parity_ratio
+        limit = ExportConfig.model_validate(candidate.manifest.settings).max_parity_ratio
         evidence = GateEvidence(
             champion=champion,
             candidate=measured,
             parity_ok=report.parity is not None and report.parity.ratio <= limit,
             val_loss=report.val_loss,
+            divergence=imported_divergence(
+                self._home, self._champion, candidate, self._config.num_threads
+            ),
         )
         verdict = judge(evidence, self._run.table("gate", GateConfig))
         decision = self._decide(
@@ -272,10 +292,3 @@ class _Round:
         self._store.record_decision(decision)
         logger.info("decision kind=%s verdict=%s: %s", kind, verdict, "; ".join(reasons))
         return decision
-
-
-def _choose_split(row: DatasetRow, validation_share: float) -> DatasetRow:
-    """Move a share of the learnt rows to validation, always the same ones."""
-    if int(row.id[:8], 16) >= validation_share * 2**32:
-        return row
-    return row.model_copy(update={"split": "validation"})

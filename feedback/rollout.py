@@ -46,12 +46,22 @@ def rollback(store: Store, reason: str) -> Deployment:
     Raises:
         NotFoundError: there was none.
     """
+    tag = predecessor(store)
+    decision = _record(store, "rollback", reason, tag)
+    return store.deploy(tag, "rollback", reason, decision.id)
+
+
+def predecessor(store: Store) -> str:
+    """Tag of the version that a rollback returns to.
+
+    Raises:
+        NotFoundError: there is none.
+    """
     line = succession(store.deployments()[::-1])
     if len(line) < 2:
         now = f"{line[0]} is the first champion" if line else "there is no champion yet"
         raise NotFoundError(f"nothing to roll back to: {now}.")
-    decision = _record(store, "rollback", reason, line[-2])
-    return store.deploy(line[-2], "rollback", reason, decision.id)
+    return line[-2]
 
 
 def succession(history: Sequence[Deployment]) -> tuple[str, ...]:

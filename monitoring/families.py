@@ -15,6 +15,7 @@ STATUSES = ("ok", "client_abort", "timeout", "rejected", "error")
 FINISH_REASONS = ("stop", "length", "abort", "timeout", "error")
 RATINGS = ("positive", "negative", "comment", "demonstration", "other")
 SWAP_RESULTS = ("ok", "failed")
+BACKGROUND_TASKS = ("champion", "event_loop_watch")
 OTHER = "other"  # any value that is not in its set
 
 _FIRST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -170,6 +171,12 @@ class Families:
             "How late the event loop woke up.",
             registry=registry,
             buckets=_LAG,
+        )
+        self.background_failures = Counter(
+            "llm_background_task_failures",
+            "Deaths of tasks that run as long as the server; each is started again.",
+            ("task",),
+            registry=registry,
         )
         self.store_dropped = Counter(
             "llm_store_dropped", "Interactions that the store could not take.", registry=registry

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 from prometheus_client.exposition import choose_encoder
 
 from monitoring.families import (
+    BACKGROUND_TASKS,
     FINISH_REASONS,
     GENERATING_ROUTES,
     OTHER,
@@ -46,6 +47,9 @@ class Metrics:
         self._other = self._families.series(OTHER, ROUTES)
         self._swaps = {name: self._families.swaps.labels(name) for name in SWAP_RESULTS}
         self._ratings = {name: self._families.feedback.labels(name) for name in RATINGS}
+        self._background = {
+            name: self._families.background_failures.labels(name) for name in BACKGROUND_TASKS
+        }
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
 
@@ -160,6 +164,10 @@ class Metrics:
     def event_loop_lag(self, seconds: float) -> None:
         """Show how late the event loop woke up."""
         self._families.event_loop_lag.observe(seconds)
+
+    def background_failure(self, task: str) -> None:
+        """Count the death of a task that runs as long as the server."""
+        self._background[_closed(task, BACKGROUND_TASKS, "champion")].inc()
 
     def store_dropped(self, count: int) -> None:
         """Count interactions that the store could not take."""

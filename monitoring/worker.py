@@ -12,13 +12,14 @@ from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, start_http_server
 
-from everloop.errors import ConfigError, EverloopError, RefusedError
+from everloop.errors import ConfigError, RefusedError
 from everloop.records import Interaction
 from everloop.settings import Home
 from feedback.store import open_store
 from monitoring.drift import drift_report, split_windows
 from monitoring.drift_metrics import DriftMetrics
 from monitoring.drift_report import DriftConfig, DriftReport
+from monitoring.status_metrics import StatusCollector
 from monitoring.training_metrics import TrainingCollector
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ def run_monitor(
     registry = CollectorRegistry()
     metrics = DriftMetrics(registry)
     registry.register(TrainingCollector(home.runs))
+    registry.register(StatusCollector(home.status))
     try:
         server, thread = start_http_server(port, addr="127.0.0.1", registry=registry)
     except OSError as error:
@@ -67,7 +69,7 @@ def run_once(home: Home, database_url: str, config: DriftConfig, metrics: DriftM
             metrics.compared(_compare(home, windows, config))
         except RefusedError as error:
             logger.info("drift run skipped: %s", error)
-    except (EverloopError, OSError, ValueError, LookupError, ArithmeticError):
+    except Exception:
         logger.exception("drift run failed")
         metrics.failed()
     else:

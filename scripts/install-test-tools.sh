@@ -1,5 +1,6 @@
 #!/bin/sh
-# Install the Debian programs that some tests drive: Prometheus with promtool, Chromium with ChromeDriver.
+# Install the Debian programs that some tests drive: Prometheus with promtool, Chromium with ChromeDriver,
+# the user-mode emulator of processors.
 # Does nothing where all are there. Without root or apt-get it installs nothing and says what is skipped.
 # Exits 0 whatever it found: a test that misses its program skips itself, or fails where CI=true.
 set -eu
@@ -16,6 +17,7 @@ need() { # program, Debian package, tests that drive it
 need promtool prometheus "metrics, alert rules, a live scrape"
 need chromium chromium "pages in a browser"
 need chromedriver chromium-driver "pages in a browser"
+need qemu-x86_64 qemu-user "other processors"
 [ -n "$packages" ] || exit 0
 
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then

@@ -6,9 +6,11 @@ back. The store is a Protocol: serving does not import feedback.
 
 import asyncio
 import logging
+from collections.abc import Sequence
+from functools import partial
 from typing import Literal, Protocol
 
-from everloop.errors import ArtifactError, ConfigError, NotFoundError, StoreError
+from everloop.errors import EngineStoppedError, EverloopError, StoreError
 from everloop.registry import ModelVersion, Registry
 from serving.engine.async_engine import AsyncEngine
 from serving.openai_api.config import ServerConfig
@@ -18,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 _SWAP_CHECK_SECONDS = 0.02
 _MAX_DETAIL = 500
+_FIRST = "the first version of this home"
 
 
 class Deployment(Protocol):
@@ -42,6 +45,9 @@ class DeploymentStore(Protocol):
     def champion(self) -> Deployment | None:
         """The newest deployment that has not failed."""
 
+    def deployments(self) -> Sequence[Deployment]:
+        """All deployments, newest first."""
+
     def mark_deployment(
         self, deployment_id: int, status: Literal["live", "failed"], detail: str | None = None
     ) -> None:
@@ -63,6 +69,7 @@ class ChampionFollower:
         registry: has its files.
         observer: hears of swaps.
         config: pace of the polling, grace for replaced versions.
+        served_names: takes the names of all versions that were the champion.
     """
 
     def __init__(
@@ -72,14 +79,17 @@ class ChampionFollower:
         registry: Registry,
         observer: ServerObserver,
         config: ServerConfig,
+        served_names: set[str],
     ) -> None:
         self._engine = engine
         self._store = store
         self._registry = registry
         self._observer = observer
         self._config = config
+        self._served_names = served_names
         self._swaps: set[asyncio.Task[object]] = set()
         self._refused: set[str] = set()
+        self._refusals: dict[int, str] = {}  # deployment -> why
         self._is_store_away = False
 
     async def run(self) -> None:
@@ -104,15 +114,13 @@ class ChampionFollower:
         deployment = await asyncio.to_thread(self._champion)
         if deployment is None:
             return
-        try:
-            if self._running_tag != deployment.model_version:
-                await self._swap(deployment.model_version)
-        except (ArtifactError, ConfigError, NotFoundError) as error:
-            self._refused.add(deployment.model_version)
-            self._observer.swap("failed")
-            logger.error("swap failed version=%s: %s", deployment.model_version, error)
-            await self._mark(deployment, "failed", str(error)[:_MAX_DETAIL])
-            return
+        tag = deployment.model_version
+        if self._running_tag != tag:
+            if deployment.id not in self._refusals:
+                await self._try(deployment)
+            if deployment.id in self._refusals:
+                await self._mark(deployment, "failed", self._refusals[deployment.id])
+                return
         if deployment.status == "pending":
             await self._mark(deployment, "live", None)
 
@@ -121,22 +129,44 @@ class ChampionFollower:
         return self._engine.current.manifest.tag if self._engine.current else None
 
     def _champion(self) -> Deployment | None:
-        """The store's champion; a home's first is the newest version it has, tried once."""
+        """The store's champion; a home's first is the newest version that can be loaded."""
         deployment = self._store.champion()
         if deployment is not None:
             return deployment
-        versions = self._registry.list()
-        if not versions or versions[-1].tag in self._refused:
+        versions = [one for one in self._registry.list() if one.tag not in self._refused]
+        if not versions:
             return None
         self._store.record_model_version(versions[-1])
-        return self._store.deploy(versions[-1].tag, "promote", "the first version of this home")
+        reason = "the newest version that can be loaded" if self._refused else _FIRST
+        return self._store.deploy(versions[-1].tag, "promote", reason)
+
+    async def _try(self, deployment: Deployment) -> None:
+        """Swap; whatever the version raises, it is refused for that, and the next is looked at."""
+        tag = deployment.model_version
+        try:
+            await self._swap(tag)
+        except (EngineStoppedError, StoreError):
+            raise  # no fault of the version
+        except Exception as error:
+            known = isinstance(error, EverloopError)
+            text = str(error) if known else f"{type(error).__name__}: {error}"
+            # Kept until it is written: with the store away it must not be loaded once a second.
+            self._refusals[deployment.id] = text[:_MAX_DETAIL]
+            self._refused.add(tag)
+            self._observer.swap("failed")
+            logger.error("swap failed version=%s: %s", tag, text, exc_info=None if known else error)
 
     async def _swap(self, tag: str) -> None:
         """Return as soon as the new version answers; the old one drains behind it."""
         version = await asyncio.to_thread(self._registry.get, tag)
+        # Before the swap, so that a client of the version before never meets a server that does
+        # not know its name.
+        history = await asyncio.to_thread(self._store.deployments)
+        lived = (each.model_version for each in history if each.status == "live")
+        self._served_names.update(each.partition(":")[0] for each in lived)
         swap = asyncio.create_task(self._engine.swap(version.path, self._config.swap_grace_seconds))
         self._swaps.add(swap)
-        swap.add_done_callback(self._swaps.discard)
+        swap.add_done_callback(partial(self._after_swap, tag))
         while not swap.done() and self._running_tag != tag:
             await asyncio.sleep(_SWAP_CHECK_SECONDS)
         if swap.done():
@@ -151,6 +181,13 @@ class ChampionFollower:
             answering is not None and answering.batch_invariant,
         )
         logger.info("champion live version=%s", tag)
+
+    def _after_swap(self, tag: str, swap: "asyncio.Task[object]") -> None:
+        self._swaps.discard(swap)
+        error = None if swap.cancelled() else swap.exception()
+        if error is not None and self._running_tag == tag:
+            # It answers; only the version before it did not go as it should.
+            logger.error("the version before %s was not dropped", tag, exc_info=error)
 
     async def _mark(
         self, deployment: Deployment, status: Literal["live", "failed"], detail: str | None

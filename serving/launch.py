@@ -1,9 +1,9 @@
-"""Run the service as a process: `everloop serve`, and programs that need a server beside them.
+"""Run the service as a process: `everloop serve`, `everloop up`, the Bento's image, and programs
+that need a server beside them.
 
-All checks that can fail with a sentence come before BentoML starts, whose own failures are pages.
+The process is `serving/server.py`. All checks that can fail with a sentence come before it starts.
 """
 
-import ipaddress
 import os
 import socket
 import subprocess
@@ -13,18 +13,23 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from filelock import FileLock, Timeout
 
 from everloop.errors import ArtifactError, ConfigError, EngineError
+from everloop.manifest import FILE_NAME
+from everloop.process_status import RESTARTS
 from everloop.registry import Registry
 from everloop.settings import Home, RunFile
+from everloop.supervisor import Restarts, supervise
 from serving.engine.config import EngineConfig
+from serving.listening import check_host, listen
 from serving.openai_api.config import ServerConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 GRACEFUL_SHUTDOWN_SECONDS = 30
+# Of a stop, from the signal to the kill: the drain, the last records, the store.
+STOP_SECONDS = GRACEFUL_SHUTDOWN_SECONDS + 20
 # Longer than clients keep idle connections (httpx: 5 s), else one may ask while they are closed.
 KEEP_ALIVE_SECONDS = 75
 
@@ -38,8 +43,8 @@ def serve(
     *,
     config: Path | None = None,
     overrides: Sequence[str] = (),
-) -> NoReturn:
-    """Become the server: this process turns into BentoML's, so that signals need no forwarding.
+) -> int:
+    """Run the server until this process is told to stop, and start it again when it dies.
 
     Args:
         home: the home folder.
@@ -48,15 +53,23 @@ def serve(
         config: TOML of the run.
         overrides: `table.key=value`, laid over it.
 
+    Returns:
+        An exit code: 0 after a stop.
+
     Raises:
         ConfigError: see `check`.
         ArtifactError: there is no model version to serve.
     """
+    unpack_models(home)
     check(home, host, port, config=config, overrides=overrides)
-    arguments = command(host, port)
     sys.stdout.flush()
     os.dup2(2, 1)  # stdout is for results; a server has none
-    os.execve(arguments[0], arguments, environment(home, config, overrides))
+    return supervise(
+        {"server": command(host, port)},
+        STOP_SECONDS,
+        Restarts(record=home.status / RESTARTS),
+        environment(home, config, overrides),
+    )
 
 
 def start(
@@ -69,6 +82,8 @@ def start(
     log_file: Path | None = None,
 ) -> "subprocess.Popen[bytes]":
     """Start a server beside this program, in a session of its own; SIGTERM stops it.
+
+    Nobody starts it again when it dies.
 
     Args:
         home, host, port, config, overrides: as for `serve`.
@@ -111,9 +126,10 @@ def check(
     run_file = RunFile.load(config, tuple(overrides))
     run_file.table("server", ServerConfig)
     run_file.table("engine", EngineConfig)
-    _check_loopback(host)
+    check_host(host)
     _check_not_locked(home.create())
-    _check_port(host, port)
+    for bound in listen(host, port):
+        bound.close()
     if not Registry(home).list():
         raise ArtifactError(
             f"{home.root} has no model version to serve. Run `everloop demo`, or `everloop train` "
@@ -122,15 +138,9 @@ def check(
 
 
 def command(host: str, port: int) -> list[str]:
-    """The command line of BentoML's server."""
-    return [
-        sys.executable,
-        *("-m", "bentoml", "serve", "serving.service:Everloop"),
-        *("--working-dir", str(ROOT)),
-        *("--host", host, "--port", str(port)),
-        *("--timeout-keep-alive", str(KEEP_ALIVE_SECONDS)),
-        *("--timeout-graceful-shutdown", str(GRACEFUL_SHUTDOWN_SECONDS)),
-    ]
+    """The command line of the server's process."""
+    # -P: what is imported does not depend on the folder that the command is run in.
+    return [sys.executable, "-P", "-m", "serving.server", host, str(port)]
 
 
 def environment(
@@ -142,6 +152,7 @@ def environment(
         "EVERLOOP_SET": "\n".join(overrides),
         "BENTOML_HOME": str(home.bentoml.resolve()),
         "BENTOML_DO_NOT_TRACK": "True",
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
     }
     result.pop("EVERLOOP_CONFIG", None)
     if config is not None:
@@ -193,28 +204,16 @@ def free_port(host: str = "127.0.0.1") -> int:
         return port
 
 
-def _check_loopback(host: str) -> None:
-    try:
-        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_loopback = False
-    if not is_loopback:
-        raise ConfigError(
-            f"host {host!r}: only this machine (127.0.0.1) can be served. Other hosts need API "
-            "keys, which come with a later release."
-        )
-
-
-def _check_port(host: str, port: int) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ConfigError(
-                f"port {port} on {host} is in use ({error.strerror}). Choose another --port."
-            ) from error
+def unpack_models(home: Home) -> None:
+    """Copy the model versions that came inside a Bento's image into the home's model store."""
+    folder = os.environ.get("BENTO_PATH")  # set by BentoML's images
+    if not folder:
+        return
+    registry = Registry(home.create())
+    known = {version.tag for version in registry.list()}
+    for manifest in sorted(Path(folder).glob(f"models/*/*/{FILE_NAME}")):
+        if f"{manifest.parts[-3]}:{manifest.parts[-2]}" not in known:
+            registry.save(manifest.parent)
 
 
 def _check_not_locked(home: Home) -> None:

@@ -1,10 +1,8 @@
 """The BentoML service: wires engine, API, store and metrics into one process.
 
-    bentoml serve serving.service:Everloop
-
-`serving/launch.py` runs that with its checks and its environment. The home folder, the database and
-the run file come from the environment (ServiceSettings), read when the service starts: the module
-itself is imported by BentoML's supervisor too, and by the builder, and does nothing there.
+`serving/server.py` runs it, started by `serving/launch.py`. The home folder, the database and the
+run file come from the environment (ServiceSettings), read when the service starts: BentoML's
+builder imports the module too, and it does nothing there.
 """
 
 import asyncio
@@ -12,31 +10,27 @@ import contextlib
 import logging
 import os
 import signal
-import threading
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import bentoml
 from filelock import FileLock, Timeout
 from starlette.applications import Starlette
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from everloop import log
-from everloop.errors import ConfigError, EverloopError, StoreError
+from everloop.errors import ConfigError, StoreError
 from everloop.registry import Registry
 from everloop.settings import Home, RunFile, Settings
 
 if TYPE_CHECKING:
     from feedback.store.store import Store
     from monitoring.metrics import Metrics
-    from serving.engine.async_engine import AsyncEngine
-    from serving.openai_api.config import ServerConfig
     from serving.openai_api.state import ApiState
 
 logger = logging.getLogger(__name__)
 
-_PARENT_CHECK_SECONDS = 1.0
 _FLUSH_SECONDS = 10.0
 _CUT_SECONDS = 0.1
 
@@ -53,7 +47,7 @@ class ServiceSettings(Settings):
         Raises:
             ConfigError: see RunFile.load.
         """
-        return RunFile.load(self.config, tuple(filter(None, map(str.strip, self.set.splitlines()))))
+        return RunFile.load(self.config, tuple(filter(None, map(str.strip, self.set.split("\n")))))
 
 
 async def api(scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,22 +81,16 @@ class Everloop:
             ConfigError: a setting is wrong, or another server holds this home folder.
             StoreError: the database cannot be used.
         """
-        try:
-            await self._start()
-        except EverloopError as error:
-            logger.error("the service cannot start: %s", error)
-            _end_supervisor()
-            raise
-
-    async def _start(self) -> None:
+        _refuse_open_supervisor()
         # Prometheus in its one-process mode, which it chooses when it is imported; and imports here
-        # rather than above, so that the supervisor, which serves nothing, does not load them too.
+        # rather than above, so that BentoML's builder, which serves nothing, does not load them.
         os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
         from prometheus_client import CollectorRegistry
 
         from feedback.store.store import open_store
         from feedback.store.writer import StoreConfig, StoreWriter
         from monitoring.metrics import Metrics
+        from monitoring.status_metrics import StatusCollector
         from serving.engine.async_engine import AsyncEngine
         from serving.engine.config import EngineConfig
         from serving.openai_api.app import create_app
@@ -119,24 +107,22 @@ class Everloop:
         self._lock = _hold(home)
         self._store = await asyncio.to_thread(open_store, home.database_url)
         self._writer = StoreWriter(self._store.engine, store_config)
-        metrics = Metrics(CollectorRegistry())
+        registry = CollectorRegistry()
+        registry.register(StatusCollector(home.status))
+        metrics = Metrics(registry)
         self._engine = AsyncEngine(engine_config, metrics)
         await self._engine.start()
         self.app = create_app(self._engine, self._writer, metrics, metrics.render, config)
         self._lifespan = contextlib.AsyncExitStack()
         await self._lifespan.enter_async_context(self.app.router.lifespan_context(self.app))
-        follow = _follow(self._engine, self._store, home, metrics, config)
-        self._tasks = [asyncio.create_task(follow), asyncio.create_task(_watch_parent())]
-        _announce_shutdown(self._api)
+        follow = partial(_follow, self._api, self._store, home, metrics)
+        self._api.background.start("champion", follow)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
         """End what is left of the answers, write what is queued, close the store."""
-        self._api.is_draining = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        # BentoML has waited for the streams; those that it cut are ended and recorded here.
+        await self._api.end_answers()
+        await self._api.background.stop()
         await self._engine.stop(_CUT_SECONDS)
         await self._api.wait_until_idle(self._api.config.drain_seconds)
         await self._lifespan.aclose()
@@ -162,6 +148,21 @@ class Everloop:
         return self._api.is_alive
 
 
+class EveryPath:
+    """Pass paths with a line break, which the mount above the API does not match, to it as well."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        app = api if "\n" in scope.get("path", "") else self._app
+        await app(scope, receive, send)
+
+
+Everloop.add_asgi_middleware(EveryPath)  # type: ignore[attr-defined]  # made a service above
+
+
 def _hold(home: Home) -> FileLock:
     lock = FileLock(home.server_lock)
     try:
@@ -173,49 +174,39 @@ def _hold(home: Home) -> FileLock:
     return lock
 
 
-async def _follow(
-    engine: "AsyncEngine", store: "Store", home: Home, metrics: "Metrics", config: "ServerConfig"
-) -> None:
+async def _follow(api: "ApiState", store: "Store", home: Home, metrics: "Metrics") -> None:
     from serving.champion import ChampionFollower
 
-    registry = Registry(home)
-    await asyncio.to_thread(import_packed_models, registry)
-    await ChampionFollower(engine, store, registry, metrics, config).run()
+    follower = ChampionFollower(
+        api.engine, store, Registry(home), metrics, api.config, api.served_names
+    )
+    await follower.run()
 
 
-def import_packed_models(registry: Registry) -> None:
-    """Copy the model versions that came inside a Bento into the home's model store."""
-    known = {version.tag for version in registry.list()}
-    for model in bentoml.models.list():
-        if str(model.tag) not in known:
-            registry.save(Path(model.path))
+def make_app() -> Starlette:
+    """Make BentoML's app of the service; its lifespan starts and stops the service."""
+    app: Starlette = Everloop.to_asgi()  # type: ignore[attr-defined]
+    return app
 
 
-def _announce_shutdown(state: "ApiState") -> None:
-    """Refuse new requests from the moment that the process is asked to stop; streams go on."""
-    if threading.current_thread() is not threading.main_thread():
-        return  # only the main thread may handle signals; in a test the service runs elsewhere
-    for number in (signal.SIGTERM, signal.SIGINT):
-        previous = signal.getsignal(number)
-
-        def drain(number: int, frame: FrameType | None, previous: object = previous) -> None:
-            state.is_draining = True
-            if callable(previous):
-                previous(number, frame)
-
-        signal.signal(number, drain)
+def current_state() -> "ApiState":
+    """The state of this process's service, once it has started."""
+    state: ApiState = bentoml.get_current_service().app.state.api
+    return state
 
 
-def _end_supervisor() -> None:
-    """Stop BentoML's supervisor, which would start a worker that cannot work again for ever."""
-    if bentoml.server_context.worker_index is not None:
-        os.kill(os.getppid(), signal.SIGTERM)
+def _refuse_open_supervisor() -> None:
+    """End BentoML's supervisor where one has started this process.
 
+    It listens on a loopback port and does what anybody says there: `add` runs a command as us.
 
-async def _watch_parent() -> None:
-    """Stop when the supervisor has been killed: nobody else would end this process."""
-    parent = os.getppid()
-    while os.getppid() == parent:
-        await asyncio.sleep(_PARENT_CHECK_SECONDS)
-    logger.warning("the supervisor is gone; stopping")
-    os.kill(os.getpid(), signal.SIGTERM)
+    Raises:
+        ConfigError: there is one.
+    """
+    if bentoml.server_context.worker_index is None:
+        return
+    os.kill(os.getppid(), signal.SIGTERM)
+    raise ConfigError(
+        "`bentoml serve` is refused: its supervisor takes commands from every user of this machine "
+        "through a port without authentication. Start the service by `everloop serve`."
+    )

@@ -42,7 +42,7 @@ OVERRIDES = (
     "loop.num_threads=1",
     "feedback.replay_ratio=8.0",
     "trigger.cooldown_minutes=0.0",
-    "trigger.min_corrections=40",
+    "trigger.min_corrections=100",
     "engine.max_num_seqs=8",
     "server.poll_seconds=0.2",
 )

@@ -229,6 +229,8 @@ def make_tiny_version(
             block_size=block_size,
             embeddings=embeddings,
             max_query_len=32,
+            max_kl=100.0,
+            min_top_1_agreement=0.0,
             max_int8_loss_increase=1.0,
             max_int4_loss_increase=1.0,
             max_int8_cache_loss_increase=1.0,

@@ -101,6 +101,7 @@ class ProgressCallback(TrainerCallback):
         self._task = progress.add_task(title, total=1000)
         self._losses: dict[str, float] = {}
         self._speed = _Speed()
+        self._batches = {"learnt": 0, "validated": 0}  # of the step, of the validation
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -116,13 +117,38 @@ class ProgressCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Move the bar."""
+        self._batches["learnt"] = 0
+        self._show(state.global_step)
+
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Show a batch of a step that has several: on large models one takes minutes."""
+        self._batches["learnt"] += 1
+        count = self._batches["learnt"]
+        self._show(state.global_step, f"batch {count} of {args.gradient_accumulation_steps}")
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Show a batch of a validation."""
+        self._batches["validated"] += 1
+        self._show(state.global_step, f"validation, batch {self._batches['validated']}")
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The next validation begins at its first batch."""
+        self._batches["validated"] = 0
+
+    def _show(self, step: int, *notes: str) -> None:
         parts = [f"{name} {value:.3f}" for name, value in self._losses.items()]
         if self._speed.tokens_per_second:
             parts.append(f"{self._speed.tokens_per_second / 1000:.1f}k tokens/s")
         self._progress.update(
             self._task,
-            completed=1000 * self._budget.fraction(state.global_step),
-            description=" · ".join([self._title, f"step {state.global_step}", *parts]),
+            completed=1000 * self._budget.fraction(step),
+            description=" · ".join([self._title, f"step {step}", *notes, *parts]),
         )
 
     def on_train_end(

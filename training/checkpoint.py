@@ -119,17 +119,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         ArtifactError: the folder is no checkpoint, or a file is missing or was changed.
     """
-    path = folder / SIDECAR
-    if not path.is_file():
+    if not (folder / SIDECAR).is_file():
         return _read_foreign(folder)
-    try:
-        record = CheckpointRecord.model_validate_json(path.read_text(encoding="utf-8"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ArtifactError(
-            f"{path}: {where}: {first['msg']}. Another release wrote it; train again."
-        ) from error
+    record = read_record(folder)
     for name, expected in record.files.items():
         _require(folder / name)
         found = sha256_file(folder / name)
@@ -139,6 +131,38 @@ def read_checkpoint(folder: Path) -> Checkpoint:
                 f"{expected[:12]}, found {found[:12]}. Restore it or train again."
             )
     return Checkpoint(folder, record)
+
+
+def read_record(folder: Path) -> CheckpointRecord:
+    """Read everloop.json, which is there; the files that it names are not looked at.
+
+    Raises:
+        ArtifactError: another release wrote it.
+    """
+    path = folder / SIDECAR
+    try:
+        return CheckpointRecord.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ArtifactError(
+            f"{path}: {where}: {first['msg']}. Another release wrote it; train again."
+        ) from error
+
+
+def recorded_sha256(folder: Path) -> str | None:
+    """The identity of a checkpoint as its sidecar says, unverified; None where there is none.
+
+    A folder from elsewhere has no sidecar, so its weights are hashed.
+    """
+    path = folder / SIDECAR
+    try:
+        if not path.is_file():
+            return _read_foreign(folder).sha256
+        record = CheckpointRecord.model_validate_json(path.read_bytes())
+    except (ArtifactError, ValidationError, OSError):
+        return None
+    return Checkpoint(folder, record).sha256
 
 
 def _read_foreign(folder: Path) -> Checkpoint:

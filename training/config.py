@@ -48,7 +48,9 @@ class OptimizerConfig(Config):
     )
     grad_accum_steps: int = Field(1, ge=1, description="batches whose gradients make one step")
     optimizer: OptimizerName | None = Field(
-        None, description="muon (with adamw for the rest), adamw or sgd; muon, with LoRA adamw"
+        None,
+        description="muon (with adamw for the rest), adamw or sgd; absent: muon, with LoRA and for "
+        "weights from elsewhere adamw",
     )
     muon_learning_rate: float | None = Field(
         None, gt=0, description="for the matrices inside layers; derived from the size if absent"
@@ -61,7 +63,12 @@ class OptimizerConfig(Config):
     schedule: Literal["cosine", "linear", "wsd"] = Field(
         "cosine", description="of the learning rate; wsd stays full and falls at the end"
     )
-    warmup_steps: int = Field(20, ge=0, description="steps until the full learning rate")
+    warmup_steps: int = Field(
+        20,
+        ge=0,
+        description="steps until the full learning rate; absent: a tenth of a run that tunes "
+        "weights from elsewhere",
+    )
     decay_share: float = Field(
         0.2, gt=0, le=1, description="wsd: share of the budget in which the rate falls"
     )

@@ -18,6 +18,7 @@ class Conversation(Record):
         tools: that the assistant could call.
         source: where it was read, as in Document.
         document: id of the document that it was made from; its own id if there is none.
+        question: decides its side of the split; None where the document does.
         sha256: of the content as it was read; that of the document's text is the document's.
     """
 
@@ -26,6 +27,7 @@ class Conversation(Record):
     source: str
     licence: str
     document: str
+    question: str | None = None
     topic: str | None = None
     chosen: tuple[Message, ...] | None = None
     rejected: tuple[Message, ...] | None = None

@@ -4,9 +4,13 @@ import json
 from pathlib import Path
 
 from everloop.records import Record
+from everloop.text_files import read_text_lines
 
 # A validation loss that ends so much above its best, relative, while the training loss fell.
 OVERFIT_RISE = 0.005
+# Of fewer steps, or validations, the start among them, a curve says nothing.
+MIN_STEPS = 10
+MIN_VALIDATIONS = 3
 # A best validation in the last part of the run, with this relative gain over it, is not the end.
 STILL_FALLING = 0.003
 
@@ -24,8 +28,8 @@ class Point(Record):
 
 def read_curves(path: Path) -> list[Point]:
     """Read the points of a run, in order."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [Point.model_validate(json.loads(line)) for line in lines]
+    lines = read_text_lines(path) if path.is_file() else []
+    return [Point.model_validate(json.loads(line)) for line in lines if line]
 
 
 def verdict(points: list[Point]) -> str:
@@ -41,7 +45,20 @@ def verdict(points: list[Point]) -> str:
     if len(validations) < 2:
         return "The run was validated too seldom to say whether it overfits."
     best_step, best = min(validations, key=lambda item: item[1])
-    last_step, last = validations[-1]
+    (first_step, first), (last_step, last) = validations[0], validations[-1]
+    steps = last_step - first_step
+    if len(validations) < MIN_VALIDATIONS or steps < MIN_STEPS:
+        return (
+            f"Too few steps to tell how the run went: {steps} step{'s'[: steps != 1]} and "
+            f"{len(validations)} validations; the validation loss went from {first:.3f} to "
+            f"{last:.3f}."
+        )
+    if best_step == first_step:
+        return (
+            f"The validation loss never fell below the {first:.3f} of the start and ended at "
+            f"{last:.3f}: lower learning rates, or rows that are more like those of the "
+            "validation, would help."
+        )
     before = _mean([loss for step, loss in training if step <= best_step][-3:])
     after = _mean([loss for step, loss in training if step > best_step][-3:])
     if last > best * (1 + OVERFIT_RISE):

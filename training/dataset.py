@@ -141,14 +141,13 @@ def build_dataset(
     return info
 
 
-def split_of(
-    document_id: str, validation_share: float, seed: int, test_share: float = 0.0
-) -> Split:
-    """Decide by its id alone on which side a document lies, whatever else the corpus holds.
+def split_of(group: str, validation_share: float, seed: int, test_share: float = 0.0) -> Split:
+    """Decide on which side all rows of a group lie, whatever else the corpus holds.
 
+    The group is a document by its id, or what is asked: all answers to one question are together.
     A test share is taken from the training side, so that asking for one moves nothing else.
     """
-    digest = hashlib.sha256(f"{seed}:{document_id}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}:{group}".encode()).digest()
     place = int.from_bytes(digest[:8]) / 2**64
     if place < validation_share:
         return "validation"
@@ -197,18 +196,20 @@ def _describe(builder: CardBuilder, config: DataConfig, info: DatasetInfo, folde
 
 
 def _row(item: Document | Conversation, config: DataConfig) -> DatasetRow:
+    content: dict[str, object]
     if isinstance(item, Document):
         identifier, document, topic = content_hash(item.text, None), item.id, None
-        content: dict[str, object] = {"text": item.text}
+        group, content = item.group or document, {"text": item.text}
     else:
         document, topic = item.document, item.topic
+        group = document if item.question is None else f"question:{item.question}"
         more = {name: getattr(item, name) for name in ("chosen", "rejected", "label", "tools")}
         content = {"messages": item.messages, **more}
         identifier = content_hash(None, item.messages, **more)
     return DatasetRow.model_validate(
         {
             "id": identifier,
-            "split": split_of(document, config.validation_share, config.seed, config.test_share),
+            "split": split_of(group, config.validation_share, config.seed, config.test_share),
             "sources": (Source(kind="document", id=document),),
             "topic": topic,
             **content,

@@ -15,9 +15,10 @@ from training.encoded_rows import EncodedRows
 from training.method import EncodedAlready, Method, OrderedRows, Parts
 from training.preference_rows import PairRow, encode_pairs
 from training.recipe import RecipeMixin
+from training.reference_scores import ReferenceScores
 
 
-class DpoRunTrainer(OrderedRows, EncodedAlready, RecipeMixin, DPOTrainer):
+class DpoRunTrainer(OrderedRows, EncodedAlready, RecipeMixin, ReferenceScores, DPOTrainer):
     """TRL's trainer with this project's recipe."""
 
 
@@ -43,7 +44,7 @@ def _make_trainer(parts: Parts) -> DpoRunTrainer:
             beta=config.beta,
         ),
         data_collator=DataCollatorForPreference(
-            pad_token_id=parts.tokenizer.pad_token_id, pad_to_multiple_of=32
+            pad_token_id=parts.pad_token_id, pad_to_multiple_of=32
         ),
     )
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from everloop.chat import template_turns
 from everloop.errors import DataError
 from everloop.records import DatasetRow, Message
-from training.tokenizer import SPECIAL_TOKENS
+from training.text_marks import special_texts
 
 IGNORED = -100  # the label that the loss leaves out
 
@@ -46,17 +46,22 @@ class EncodedRows(Generic[R]):
 
 
 def encode_split(
-    rows: Sequence[DatasetRow], split: str, add: Callable[[EncodedRows[R], DatasetRow], None]
+    rows: Sequence[DatasetRow],
+    split: str,
+    tokenizer: PreTrainedTokenizerBase,
+    add: Callable[[EncodedRows[R], DatasetRow], None],
 ) -> EncodedRows[R]:
     """Encode the rows of one split.
 
     Args:
+        tokenizer: whose special tokens no message may hold.
         add: encodes a row and adds it, or drops it with a reason.
 
     Raises:
         DataError: a row belongs to another split, or nothing is left to learn from.
     """
     encoded: EncodedRows[R] = EncodedRows()
+    marks = special_texts(tokenizer)
     for row in rows:
         if row.split != split:
             raise DataError(
@@ -64,26 +69,29 @@ def encode_split(
                 "Choose rows by their split."
             )
         turns = (*(row.messages or ()), *(row.chosen or ()), *(row.rejected or ()))
-        if forges_marks(turns, row.tools):
+        if forges_marks(turns, row.tools, marks):
             encoded.drop("special token in a message")
         else:
             add(encoded, row)
     if not encoded.rows:
+        dropped = ", ".join(f"{count} {reason}" for reason, count in encoded.dropped.items())
         raise DataError(
             f"the {split} split has no row to learn from ({len(rows)} rows, dropped: "
-            f"{encoded.dropped or 'none'}). Add rows of the kind that the method learns from; "
+            f"{dropped or 'none'}). Add rows of the kind that the method learns from; "
             "texts alone are learnt by --method pretrain."
         )
     return encoded
 
 
 def forges_marks(
-    messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None
+    messages: Sequence[Message],
+    tools: Sequence[dict[str, Any]] | None,
+    marks: Sequence[str],
 ) -> bool:
-    """Whether a text holds the template's marks: it could end the user's turn."""
+    """Whether a text holds one of the tokenizer's marks: it could end the user's turn."""
     texts = [message.model_dump_json() for message in messages]
     texts += [json.dumps(tool, ensure_ascii=False) for tool in tools or ()]
-    return any(token in text for text in texts for token in SPECIAL_TOKENS)
+    return any(token in text for text in texts for token in marks)
 
 
 def encode_conversation(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from everloop.records import DatasetRow
 from training.cpu import training_session
@@ -16,7 +16,7 @@ from training.preference import (
     pair_scores,
     rating_scores,
 )
-from training.pretrained import load_network
+from training.pretrained import load_chat_tokenizer, load_network
 from training.row_quality import Evaluation, evaluate_rows
 from training.run_report import Findings, GroupQuality, Sample
 from training.tasks import read_tasks, run_tasks
@@ -65,7 +65,7 @@ Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 def _load(folder: Path, device: str) -> Loaded:
     network: Any = load_network(folder, device=device)
-    return network.to(device), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return network.to(device), load_chat_tokenizer(folder)
 
 
 def _quality(

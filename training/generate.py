@@ -5,13 +5,14 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from training.text_marks import text_context
 from training.tokenizer import encode_plain
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str, *, as_chat: bool) -> list[int]:
     """Encode a prompt as plain text, or as a user's question that awaits its answer."""
     if not as_chat:
-        return [int(tokenizer.bos_token_id), *encode_plain(tokenizer.backend_tokenizer, [text])[0]]
+        return [*text_context(tokenizer), *encode_plain(tokenizer.backend_tokenizer, [text])[0]]
     encoding: Any = tokenizer.apply_chat_template(
         [{"role": "user", "content": text}],
         tokenize=True,

@@ -87,7 +87,7 @@ def _make_trainer(parts: Parts) -> KtoRunTrainer:
             desirable_weight=config.desirable_weight,
             undesirable_weight=undesirable_weight(parts.learnt.rows, config),
         ),
-        data_collator=MismatchingCollator(parts.tokenizer.pad_token_id, pad_to_multiple_of=32),
+        data_collator=MismatchingCollator(parts.pad_token_id, pad_to_multiple_of=32),
     )
 
 

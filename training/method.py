@@ -36,6 +36,11 @@ class Parts:
     lora: LoraConfig | None
 
     @property
+    def pad_token_id(self) -> int:
+        """The token that fills up shorter rows; any will do, since nothing sees it."""
+        return self.tokenizer.pad_token_id or 0
+
+    @property
     def trainer_arguments(self) -> dict[str, Any]:
         """What every method's trainer gets, whatever it does with it."""
         return {
@@ -88,9 +93,14 @@ def _as_dataset(encoded: Rows) -> Dataset:
 
 
 class OrderedRows:
-    """Overrides of a Trainer that reads its rows in a given order; stands before its class."""
+    """Overrides of a Trainer that reads its rows in a given order; stands before its class.
+
+    Attributes:
+        has_padding: whether the rows of a batch are made equally long, so that like lengths pay.
+    """
 
     row_order: RowOrder
+    has_padding = True
 
     def _get_train_sampler(
         self,

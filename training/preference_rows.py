@@ -77,7 +77,7 @@ def encode_rated(
             encoded.truncated += (len(fitted), len(kept)) != (len(asked), len(answer))
             encoded.rows.append(RatedRow(fitted, kept, label))
 
-    return encode_split(rows, split, add)
+    return encode_split(rows, split, tokenizer, add)
 
 
 def encode_pairs(
@@ -107,7 +107,7 @@ def encode_pairs(
         encoded.truncated += [fitted, *kept] != [asked, chosen, rejected]
         encoded.rows.append(PairRow(fitted, *kept))
 
-    return encode_split(rows, split, add)
+    return encode_split(rows, split, tokenizer, add)
 
 
 def _fit(

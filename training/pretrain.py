@@ -75,7 +75,9 @@ def pretrain(
         else:
             network = load_for_vocabulary(parent, folder, model.context_length, device_of(config))
         add_dropout(network, config.dropout)
-        return _trainer(network, tokens, opened, model, config, budget)
+        trainer = _trainer(network, tokens, opened, model, config, budget)
+        trainer.keeps_start = parent is not None
+        return trainer
 
     def add_metrics(metrics: Metrics) -> Metrics:
         val_bpb = metrics["val_loss"] / math.log(2) / tokens["validation"].bytes_per_token
@@ -88,7 +90,7 @@ def pretrain(
         config=config,
         make_trainer=make_trainer,
         add_metrics=add_metrics,
-        tokenizer=folder,
+        tokenizer=folder.path,
         datasets=(*before, *datasets),
     )
     return carry_out(job, run, progress)

@@ -11,11 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
+from everloop.chat import FILE_NAME as CHAT_TEMPLATE_FILE
 from everloop.errors import ArtifactError
+from everloop.text_files import read_text_file
 from training import rnn
 
 
@@ -23,6 +32,21 @@ def load_config(checkpoint: Path) -> PreTrainedConfig:
     """Read the config of a checkpoint; what transformers raises is the caller's to explain."""
     rnn.register()
     return AutoConfig.from_pretrained(checkpoint, local_files_only=True)
+
+
+def load_chat_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a checkpoint with the chat template that a version of it will have.
+
+    Raises:
+        DataError: the template is no UTF-8 text.
+    """
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        checkpoint, local_files_only=True
+    )
+    template = checkpoint / CHAT_TEMPLATE_FILE
+    if template.is_file():
+        tokenizer.chat_template = read_text_file(template)  # transformers keeps a byte order mark
+    return tokenizer
 
 
 def load_model(

@@ -38,24 +38,21 @@ from training.schedule import Budget, learning_rate_scale
 from training.status import StatusCallback
 from training.step_speed import SlowStepCallback, step_work
 from training.torch_speed import torch_record
+from training.validation import ValidationMixin
 
 logger = logging.getLogger(__name__)
 
 
-class RecipeMixin:
+class RecipeMixin(ValidationMixin):
     """Overrides of a Trainer; `equip` sets its attributes before training starts.
 
     Stands before a Trainer class in the bases of a subclass.
     """
 
-    args: Any
-    model: Any
     optimizer: Any
     lr_scheduler: Any
-    state: Any
     recipe: OptimizerConfig
     rates: LearningRates
-    budget: Budget
     tokens_per_step: float
     guard: LossGuard
     step_loss: float
@@ -148,10 +145,15 @@ class RecipeMixin:
 
 
 class NextTokenLoss:
-    """Overrides of a Trainer whose model predicts the next token; stands before RecipeMixin."""
+    """Overrides of a Trainer whose model predicts the next token; stands before RecipeMixin.
+
+    Attributes:
+        learns_in_pieces: whether the model's loss is that of training/answer_loss.py.
+    """
 
     model: Any
     recipe: Any
+    learns_in_pieces = False
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any
@@ -163,7 +165,10 @@ class NextTokenLoss:
         instead of 90 ms for 4,096 tokens).
         """
         inputs = {**inputs, "use_cache": False}
-        if self.model.training and self.recipe.label_smoothing:
+        smoothing = self.recipe.label_smoothing if self.model.training else 0.0
+        if smoothing and self.learns_in_pieces:
+            inputs["label_smoothing"] = smoothing
+        elif smoothing:
             return self._smoothed_loss(model, inputs, kwargs.get("num_items_in_batch"))
         return Trainer.compute_loss(cast(Trainer, self), model, inputs, *args, **kwargs)
 
@@ -256,11 +261,12 @@ def train(trainer: Any, run: RunFolder) -> dict[str, float]:
     """Train from the start, or from the last saved state; the best weights stand at the end.
 
     Returns:
-        val_loss of the best weights, best_step, steps, tokens, seconds; diverged_step when the loss
+        val_loss of the best weights, best_step (0: no step was better than the model that the run
+        started from, which is the result), steps, tokens, seconds; diverged_step when the loss
         diverged and an earlier state was taken instead.
 
     Raises:
-        DivergedError: the loss diverged before the first state was saved.
+        DivergedError: the loss diverged before a step was better than the start.
         EverloopError: a state could not be saved.
     """
     last = run.last_state
@@ -270,7 +276,7 @@ def train(trainer: Any, run: RunFolder) -> dict[str, float]:
     try:
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
     except DivergedError as error:
-        if trainer.state.best_model_checkpoint is None:
+        if not trainer.state.best_global_step:
             raise
         logger.warning("%s The best saved state is kept.", error)
         trainer._load_best_model()

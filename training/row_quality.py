@@ -15,6 +15,7 @@ from everloop.errors import DataError
 from everloop.records import DatasetRow
 from training.encoded_rows import forges_marks, split_answer
 from training.scoring import Continuation, log_likelihoods
+from training.text_marks import special_texts, text_context
 from training.tokenizer import encode_plain
 
 
@@ -88,11 +89,15 @@ def _continuations(
 ) -> Iterator[Continuation]:
     """What is scored of a row; a long text in pieces, each after its predecessor's last token."""
     if row.kind == "text":
-        start = int(tokenizer.bos_token_id)
-        ids = [start, *encode_plain(tokenizer.backend_tokenizer, [row.text or ""])[0]]
+        ids = [
+            *text_context(tokenizer),
+            *encode_plain(tokenizer.backend_tokenizer, [row.text or ""])[0],
+        ]
         for at in range(1, len(ids), context_length - 1):
             yield ids[at - 1 : at], ids[at : at + context_length - 1]
-    elif row.kind == "chat" and not forges_marks(row.messages or (), row.tools):
+    elif row.kind == "chat" and not forges_marks(
+        row.messages or (), row.tools, special_texts(tokenizer)
+    ):
         asked, answer = split_answer(row.messages or (), tokenizer, row.tools)
         asked = asked[-max(1, context_length - len(answer)) :]
         if answer and len(asked) + len(answer) <= context_length:

@@ -3,6 +3,7 @@
 run.lock              held while a process trains here
 run.json              the settings; a run is not continued under others
 numerics.json         the number formats that it computes in
+validation.json       how many rows a validation reads, where the budget is time
 trainer/              saved states of an unfinished run
 history.jsonl         losses
 status.json           how far it is

@@ -21,7 +21,7 @@ from training.distributed import device_of
 from training.recipe import prepare, train
 from training.run_folder import RunFolder, open_run
 from training.schedule import Budget
-from training.tokens import TokenizerFolder
+from training.tokens import copy_tokenizer
 
 Metrics = dict[str, float]
 
@@ -35,7 +35,7 @@ class Job:
         settings: everything that decides the weights, as text.
         make_trainer: builds the equipped trainer; called once the folder is taken.
         add_metrics: completes the metrics once training has ended.
-        tokenizer: that goes into the checkpoint.
+        tokenizer: folder whose tokenizer goes into the checkpoint.
         datasets: the whole lineage of the result.
         parent_tag: of the model version that the run starts from.
     """
@@ -45,7 +45,7 @@ class Job:
     config: OptimizerConfig
     make_trainer: Callable[[RunFolder, Budget], Any]
     add_metrics: Callable[[Metrics], Metrics]
-    tokenizer: TokenizerFolder
+    tokenizer: Path
     datasets: tuple[DatasetRef, ...] = ()
     parent_tag: str | None = None
 
@@ -74,7 +74,7 @@ def carry_out(job: Job, run: Path, progress: Progress | None) -> Checkpoint:
 
         def write(folder: Path) -> None:
             network.save_pretrained(folder)
-            job.tokenizer.copy_to(folder)
+            copy_tokenizer(job.tokenizer, folder)
             write_sidecar(
                 folder,
                 datasets=job.datasets,

@@ -1,5 +1,9 @@
 """Supervised fine-tuning by TRL: conversations, and texts that keep old knowledge.
 
+Nothing is computed for nobody: on CPUs the rows of a batch form one sequence without padding
+(training/row_attention.py), and logits exist where something is learnt (training/answer_loss.py).
+An architecture that cannot be read so gets padded rows and its own loss.
+
 Which tokens are learnt is decided in training/sft_rows.py; TRL gets rows that are encoded already.
 """
 
@@ -10,11 +14,14 @@ from trl.trainer.sft_config import SFTConfig as TrlConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from everloop.records import DatasetRow
+from training.answer_loss import learn_in_pieces
 from training.config import SftConfig
+from training.distributed import device_of
 from training.encoded_rows import EncodedRows
 from training.method import Method, OrderedRows, Parts
 from training.recipe import NextTokenLoss, RecipeMixin
-from training.sft_rows import Collator, EncodedRow, encode_rows, pack_rows
+from training.row_attention import read_by_rows
+from training.sft_rows import Collator, EncodedRow, RowsCollator, encode_rows, pack_rows
 
 
 class SftRunTrainer(NextTokenLoss, OrderedRows, RecipeMixin, SFTTrainer):
@@ -35,7 +42,10 @@ def _encode(
 
 
 def _make_trainer(parts: Parts) -> SftRunTrainer:
-    return SftRunTrainer(
+    # Shards of a head give no gradients of their own.
+    in_pieces = parts.config.parallel != "fsdp" and learn_in_pieces(parts.network)
+    has_padding = device_of(parts.config) != "cpu" or not read_by_rows(parts.network)
+    trainer = SftRunTrainer(
         **parts.trainer_arguments,
         args=TrlConfig(
             **parts.arguments,
@@ -44,8 +54,10 @@ def _make_trainer(parts: Parts) -> SftRunTrainer:
             # The rows carry their labels; TRL shall not build others.
             dataset_kwargs={"skip_prepare_dataset": True},
         ),
-        data_collator=Collator(parts.tokenizer.pad_token_id),
+        data_collator=Collator(parts.pad_token_id) if has_padding else RowsCollator(),
     )
+    trainer.learns_in_pieces, trainer.has_padding = in_pieces, has_padding
+    return trainer
 
 
 # On the embedded corpus a tenth of the rates gave better answers to unseen questions, and half the

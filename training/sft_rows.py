@@ -11,7 +11,7 @@ kinds that other methods learn from. `pack_rows` puts several rows into one sequ
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,9 @@ from transformers import PreTrainedTokenizerBase
 
 from everloop.records import DatasetRow
 from training.encoded_rows import IGNORED, EncodedRows, encode_conversation, encode_split
-from training.tokenizer import END_OF_TEXT, encode_plain
+from training.row_attention import row_places
+from training.text_marks import document_end, document_start
+from training.tokenizer import encode_plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ def encode_rows(
             return
         encoded.rows.append(cut)
 
-    return encode_split(rows, split, add)
+    return encode_split(rows, split, tokenizer, add)
 
 
 def pack_rows(rows: Sequence[EncodedRow], context_length: int) -> list[EncodedRow]:
@@ -127,6 +129,30 @@ class Collator:
         return {name: torch.tensor(values) for name, values in batch.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class RowsCollator:
+    """Makes one sequence of a batch's rows, without padding, for attention by rows."""
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Put the rows behind one another, (1, N); packed rows come apart again."""
+        ids: list[int] = []
+        labels: list[int] = []
+        starts: list[int] = []
+        for row in rows:
+            places = row.get("position_ids") or range(len(row["input_ids"]))
+            starts += [len(ids) + at for at, place in enumerate(places) if place == 0]
+            ids += row["input_ids"]
+            # No token of its own row stands before the first one.
+            labels += [IGNORED, *row["labels"][1:]]
+        ends = [*starts[1:], len(ids)]
+        lengths = [end - start for start, end in zip(starts, ends, strict=True)]
+        return {
+            "input_ids": torch.tensor([ids]),
+            "labels": torch.tensor([labels]),
+            **row_places(lengths),
+        }
+
+
 def _padded(values: list[int], width: int, filler: int) -> list[int]:
     return values + [filler] * (width - len(values))
 
@@ -138,8 +164,9 @@ def _encode_chat(row: DatasetRow, tokenizer: PreTrainedTokenizerBase) -> Encoded
 
 def _encode_text(row: DatasetRow, tokenizer: PreTrainedTokenizerBase) -> EncodedRow:
     ids = encode_plain(tokenizer.backend_tokenizer, [row.text or ""])[0]
-    end = cast(int, tokenizer.convert_tokens_to_ids(END_OF_TEXT))
-    return EncodedRow([*ids, end], [*ids, end])
+    end = document_end(tokenizer)
+    whole = [*document_start(tokenizer), *ids, *([] if end is None else [end])]
+    return EncodedRow(whole, whole)
 
 
 def _window_start(row_id: str, length: int, context_length: int, seed: int) -> int:

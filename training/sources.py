@@ -46,7 +46,11 @@ class SourceConfig(Config):
     dataset_split: str = Field("train", description="Of the dataset.")
     format: Literal["auto", Format] = Field("auto", description="auto goes by the file's suffix.")
     text_field: str | None = Field(None, description="Key or column of the text [data.text_field].")
-    id_field: str = Field("id", description="Key or column of a document's own id.")
+    id_field: str = Field(
+        "id",
+        description="Key or column of a document's own id; where it is named, rows of one id stay "
+        "on one side of the split.",
+    )
     prompt_field: str | None = Field(
         None, description="Key or column of a question, with completion_field for its answer."
     )
@@ -161,6 +165,7 @@ def _own(source: SourceConfig, options: ReadOptions) -> ReadOptions:
         licence=source.licence or options.licence,
         text_field=source.text_field or options.text_field,
         id_field=source.id_field,
+        groups_by_id="id_field" in source.model_fields_set,
         prompt_field=source.prompt_field,
         completion_field=source.completion_field,
         collection=source.name or PurePosixPath(place.rstrip("/")).name or place,

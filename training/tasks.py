@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from everloop.errors import DataError
 from everloop.records import Record
+from everloop.text_files import read_text_lines
 from training.generate import encode_prompt, generate
 from training.scoring import log_likelihoods
 
@@ -55,14 +56,10 @@ def read_tasks(path: Path) -> list[Task]:
     """Read a task file.
 
     Raises:
-        DataError: the file is absent or empty, or a line is no task.
+        DataError: the file is absent, empty or no UTF-8, or a line is no task.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: no readable task file ({error}).") from error
     tasks = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text_lines(path), start=1):
         if line.strip():
             try:
                 tasks.append(Task.model_validate(json.loads(line)))

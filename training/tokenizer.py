@@ -17,6 +17,7 @@ from everloop.chat import CHAT_TEMPLATE
 from everloop.errors import DataError
 from everloop.records import DatasetRow
 from everloop.settings import Config
+from everloop.text_files import read_text_file
 
 END_OF_TEXT = "<|endoftext|>"  # id 0: begin of sequence, padding and document separator
 IM_START = "<|im_start|>"  # id 1
@@ -84,9 +85,11 @@ def load_tokenizer(folder: Path, name: str = FILE_NAME) -> Tokenizer:
     """
     path = folder / name
     try:
-        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{folder} holds no {name}. Train a tokenizer first.") from error
+        if not path.is_file():
+            raise DataError(f"{folder} holds no {name}. Train a tokenizer first.")
+        return Tokenizer.from_str(read_text_file(path))
+    except DataError:
+        raise
     except Exception as error:  # tokenizers raises bare Exception for what it cannot parse
         raise DataError(f"{path} is no tokenizer ({error}). Train it again.") from error
 

@@ -12,6 +12,8 @@ from training.tokenizer import END_OF_TEXT, FILE_NAME, IM_END, load_tokenizer
 
 TOKENIZER_FILES = (FILE_NAME, "tokenizer_config.json", "chat_template.jinja")
 
+_OTHER_FILES = ("special_tokens_map.json", "added_tokens.json")
+
 
 @dataclass(frozen=True, slots=True)
 class SpecialTokenIds:
@@ -61,8 +63,17 @@ class TokenizerFolder:
 
     def copy_to(self, folder: Path) -> None:
         """Copy the files byte by byte into a checkpoint."""
-        for name in TOKENIZER_FILES:
-            shutil.copyfile(self.path / name, folder / name)
+        copy_tokenizer(self.path, folder)
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copy the tokenizer's files of a folder byte by byte, those that are there.
+
+    Folders of other projects may keep the chat template in tokenizer_config.json.
+    """
+    for name in (*TOKENIZER_FILES, *_OTHER_FILES):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
 
 
 def _token_id(tokenizer: Tokenizer, token: str, file: Path) -> int:

@@ -1,5 +1,6 @@
 """Fine-tuning of a checkpoint, whatever the method: SFT, KTO or DPO, all weights or LoRA."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from typing import Any
 
 from peft import LoraConfig
 from rich.progress import Progress
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from everloop.errors import ConfigError
 from everloop.manifest import DatasetRef
@@ -20,7 +21,8 @@ from training.dpo import DPO
 from training.kto import KTO
 from training.method import Method, Parts, Rows
 from training.models import add_dropout, learning_rates
-from training.pretrained import load_network
+from training.pretrained import load_chat_tokenizer, load_network
+from training.pretrained_rates import is_pretrained, suited_to_pretrained
 from training.recipe import trainer_arguments
 from training.rnn import RnnConfig
 from training.row_order import RowOrder
@@ -28,8 +30,10 @@ from training.run_folder import RunFolder
 from training.runner import Job, Metrics, carry_out, deciding, limit_tokens
 from training.schedule import Budget
 from training.sft import SFT
-from training.tokens import TokenizerFolder
+from training.text_marks import check_template
 from training.transfer import check_vocabulary
+
+logger = logging.getLogger(__name__)
 
 # LoRA's additions start at zero and are few: they take larger steps than whole matrices do.
 LORA_RATIO = 5.0
@@ -67,14 +71,14 @@ def fine_tune(
         EverloopError: the loss diverged before a state was saved, or a state cannot be saved.
     """
     checkpoint = read_checkpoint(parent)
-    tuning = _Tuning(parent, rows, validation[: config.eval_rows], config, _method(config))
+    tuning = _Tuning(checkpoint, rows, validation[: config.eval_rows], config, _method(config))
     job = Job(
         title=tuning.method.title,
         settings=_settings(tuning.method, checkpoint, rows, validation, config),
         config=config,
         make_trainer=tuning.make_trainer,
         add_metrics=lambda metrics: {**metrics, **tuning.counted},
-        tokenizer=TokenizerFolder.read(parent),
+        tokenizer=parent,
         datasets=(*checkpoint.record.datasets, *_named(datasets, tuning.method.name)),
         parent_tag=parent_tag,
     )
@@ -85,7 +89,7 @@ def fine_tune(
 class _Tuning:
     """How one run builds its trainer; `counted` is known afterwards."""
 
-    parent: Path
+    checkpoint: Checkpoint
     rows: Sequence[DatasetRow]
     held: Sequence[DatasetRow]
     config: TuneConfig
@@ -93,20 +97,28 @@ class _Tuning:
     counted: Metrics = field(default_factory=dict)
 
     def make_trainer(self, run: RunFolder, budget: Budget) -> Any:
-        config, method = self.config, self.method
-        network = load_network(self.parent, device=device_of(config))
+        config, method, parent = self.config, self.method, self.checkpoint.path
+        network = load_network(parent, device=device_of(config))
         add_dropout(network, config.dropout)
-        tokenizer = AutoTokenizer.from_pretrained(self.parent, local_files_only=True)
-        check_vocabulary(network, len(tokenizer), self.parent)
+        tokenizer = load_chat_tokenizer(parent)
+        check_template(tokenizer, (*self.rows, *self.held), parent)
+        check_vocabulary(network, len(tokenizer), parent)
         length = network.config.max_position_embeddings
         learnt = method.encode(self.rows, tokenizer, length, config, "train")
         held = method.encode(self.held, tokenizer, length, config, "validation")
         self.counted = _counts(learnt)
         rows_per_step = config.device_batch_size * config.grad_accum_steps * world_size()
         _limit(budget, config, learnt, method.passes, rows_per_step)
+        if is_pretrained(self.checkpoint, network):
+            config = suited_to_pretrained(config, method.rate_ratio, budget.max_steps)
+            logger.info(
+                "run=%s tunes weights from elsewhere optimizer=%s rate=%s warmup_steps=%d",
+                *(run.path.name, config.optimizer_name, config.adamw_learning_rate),
+                config.warmup_steps,
+            )
         parts = Parts(
             network=network,
-            load_reference=lambda: _reference(self.parent, config),
+            load_reference=lambda: _reference(parent, config),
             tokenizer=tokenizer,
             learnt=learnt,
             held=held,
@@ -136,9 +148,14 @@ def _equip(trainer: Any, method: Method, parts: Parts, budget: Budget, rows_per_
     ratio = method.rate_ratio * (LORA_RATIO if config.lora_rank else 1.0)
     rates = learning_rates(parts.network.config.hidden_size, config, ratio)
     mean = sum(lengths) / len(lengths)
+    trainer.keeps_start = True
     trainer.equip(config, rates, budget, mean * method.passes * rows_per_step)
+    # Without padding like lengths gain nothing, and a batch of long rows takes the most memory.
     trainer.row_order = RowOrder(
-        lengths, rows_per_step, length=budget.trainer_steps * rows_per_step, seed=config.seed
+        lengths if trainer.has_padding else [1] * len(lengths),
+        rows_per_step,
+        length=budget.trainer_steps * rows_per_step,
+        seed=config.seed,
     )
     return trainer
 

@@ -5,7 +5,9 @@ one writer at a time, so a writing transaction asks for the lock when it begins 
 instead of failing half-way.
 """
 
+import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -25,7 +27,7 @@ _WRITES = "everloop_writes"
 
 
 def connect(url: str) -> Engine:
-    """Make the engine of a store; nothing is opened yet.
+    """Make the engine of a store; nothing is opened yet, but a file has its owner's rights only.
 
     Args:
         url: SQLAlchemy's, such as `sqlite:////path/to/store.sqlite`.
@@ -44,6 +46,7 @@ def connect(url: str) -> Engine:
             "form, such as sqlite:////path/to/store.sqlite."
         ) from error
     if engine.dialect.name == "sqlite":
+        _close_to_others(engine.url.database)
         event.listen(engine, "connect", _set_pragmas)
         event.listen(engine, "begin", _begin)
     return engine
@@ -133,6 +136,19 @@ def _translated(engine: Engine) -> Iterator[None]:
 
 def _name(engine: Engine) -> str:
     return engine.url.database or engine.url.render_as_string(hide_password=True)
+
+
+def _close_to_others(file: str | None) -> None:
+    """Make a database's file for its owner alone; SQLite gives its rights to the files beside it.
+
+    What cannot be made or changed is left to SQLite, whose error says why.
+    """
+    if not file or file == ":memory:" or file.startswith("file:"):
+        return
+    with contextlib.suppress(OSError):
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+        for path in (file, f"{file}-wal", f"{file}-shm"):
+            Path(path).chmod(0o600)
 
 
 def _set_pragmas(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:  # noqa: ARG001

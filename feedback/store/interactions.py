@@ -23,7 +23,7 @@ R = TypeVar("R", bound=Record)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeedbackCounts:
-    """How much was said in a span of time."""
+    """How much was said in a span of time, by the rating of the feedback."""
 
     positive: int = 0
     negative: int = 0
@@ -35,18 +35,6 @@ class FeedbackCounts:
     def total(self) -> int:
         """Everything that was said."""
         return self.positive + self.negative + self.demonstration + self.comment + self.other
-
-
-def rating_of(feedback: Feedback) -> str:
-    """Name what a piece of feedback is, one of the fields of `FeedbackCounts`.
-
-    A thumb is a boolean, or a number of which more than zero is good.
-    """
-    if feedback.metric_name in ("demonstration", "comment"):
-        return feedback.metric_name
-    if feedback.metric_name != "thumbs" or isinstance(feedback.value, str):
-        return "other"
-    return "positive" if feedback.value > 0 else "negative"
 
 
 class InteractionQueries(Queries):
@@ -170,8 +158,7 @@ class InteractionQueries(Queries):
         """Count what was said in a span of time, such as since the last round of the loop."""
         counts: dict[str, int] = {}
         for row in self.feedback(since=since, until=until):
-            rating = rating_of(row)
-            counts[rating] = counts.get(rating, 0) + 1
+            counts[row.rating] = counts.get(row.rating, 0) + 1
         return FeedbackCounts(**counts)
 
 

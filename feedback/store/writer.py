@@ -18,7 +18,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, select
 from everloop.errors import DataError, EverloopError, NotFoundError, StoreError
 from everloop.records import Feedback, Interaction
 from everloop.settings import Config
-from feedback.store.database import insert_new, writing
+from feedback.store.database import insert_new, reading, writing
 from feedback.store.interactions import IDS_PER_QUERY, InteractionQueries, to_row
 from feedback.store.tables import feedback as feedback_table
 from feedback.store.tables import interactions as interactions_table
@@ -94,11 +94,21 @@ class StoreWriter:
             NotFoundError: there is no such inference or episode.
             StoreError: it cannot be taken now; the client should send it again.
         """
-        if feedback.inference_id is None and feedback.episode_id is None:
-            raise DataError("feedback needs an inference_id (a completion's id) or an episode_id.")
-        if isinstance(feedback.value, float) and not math.isfinite(feedback.value):
-            raise DataError(f"feedback value must be a finite number, got {feedback.value}.")
+        _check(feedback)
         await self._put(_Entry(feedback))
+
+    async def check_feedback(self, feedback: Feedback) -> None:
+        """Raise what `add_feedback` would, and keep nothing.
+
+        Raises:
+            DataError: it says not what it is about, or its number is not finite.
+            NotFoundError: there is no such inference or episode.
+            StoreError: the database cannot be read.
+        """
+        _check(feedback)
+        refused = await asyncio.to_thread(self._refusal, feedback)
+        if refused is not None:
+            raise refused
 
     async def list_feedback(self, inference_id: str | None, limit: int) -> list[Feedback]:
         """Read feedback, newest first.
@@ -128,6 +138,10 @@ class StoreWriter:
         self._thread.join()
         if self._lost:
             raise StoreError(f"{self._lost} records could not be written before the store closed.")
+
+    def _refusal(self, feedback: Feedback) -> NotFoundError | None:
+        with reading(self._engine) as connection:
+            return _unknown_targets(connection, [feedback]).get(feedback.id)
 
     def _put(self, entry: _Entry) -> "asyncio.Future[None]":
         with self._changed:
@@ -191,6 +205,13 @@ class StoreWriter:
             accepted = [to_row(record) for _, record in feedback if record.id not in refused]
             insert_new(connection, feedback_table, accepted)
         return [_Outcome(entry, refused.get(entry.record.id)) for entry in batch]
+
+
+def _check(feedback: Feedback) -> None:
+    if feedback.inference_id is None and feedback.episode_id is None:
+        raise DataError("feedback needs an inference_id (a completion's id) or an episode_id.")
+    if isinstance(feedback.value, float) and not math.isfinite(feedback.value):
+        raise DataError(f"feedback value must be a finite number, got {feedback.value}.")
 
 
 def _unknown_targets(

@@ -25,8 +25,10 @@ from serving.engine.llm_engine import LLMEngine
 from serving.engine.loaded_version import LoadedVersion
 from serving.engine.observer import EngineObserver
 from serving.engine.output_stream import OutputStream
+from serving.engine.row_errors import row_error
 from serving.engine.sampling_params import SamplingParams
 from serving.engine.sequence import RequestOutput
+from serving.engine.version_loader import VersionLoader
 
 logger = logging.getLogger(__name__)
 
@@ -44,13 +46,13 @@ class AsyncEngine:
 
     def __init__(self, config: EngineConfig, observer: EngineObserver | None = None) -> None:
         self._config = config
-        self._observer = observer
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._versions: list[LoadedVersion] = []
         self._current: LoadedVersion | None = None
         self._swap_lock = asyncio.Lock()
         self._finish_times: deque[float] = deque(maxlen=32)
         self._thread: threading.Thread | None = None
+        self._loader = VersionLoader(partial(LLMEngine.load, config=config, observer=observer))
         self._is_accepting = False
         # Of the thread alone.
         self._stepping: list[LoadedVersion] = []
@@ -69,7 +71,8 @@ class AsyncEngine:
     @property
     def is_ready(self) -> bool:
         """Whether a request would be served now."""
-        return self._is_accepting and self._current is not None
+        is_running = self._thread is not None and self._thread.is_alive()
+        return is_running and self._is_accepting and self._current is not None
 
     async def start(self) -> None:
         """Start the engine's thread."""
@@ -85,6 +88,7 @@ class AsyncEngine:
         self._inbox.put(self._halt_in_thread)
         if self._thread:
             await asyncio.to_thread(self._thread.join, _ABORT_SECONDS)
+        self._loader.close()
         self._versions.clear()
         self._current = None
 
@@ -100,12 +104,11 @@ class AsyncEngine:
             EngineStoppedError: the engine is shutting down.
         """
         async with self._swap_lock:
-            loaded_bytes = sum(version.engine.memory.total for version in self._versions)
-            engine = await asyncio.to_thread(
-                LLMEngine.load, folder, self._config, self._observer, loaded_bytes=loaded_bytes
-            )
             self._check_accepting()
-            max_unfinished = self._config.max_num_seqs + self._config.max_queue
+            loaded_bytes = sum(version.engine.memory.total for version in self._versions)
+            engine = await self._loader.load(folder, loaded_bytes)
+            self._check_accepting()
+            max_unfinished = engine.config.max_num_seqs + self._config.max_queue
             previous, self._current = self._current, LoadedVersion(engine, max_unfinished)
             self._versions.append(self._current)
             self._inbox.put(partial(self._stepping.append, self._current))
@@ -181,7 +184,7 @@ class AsyncEngine:
         except QueueFullError as error:
             error.retry_after_seconds = self._retry_after_seconds()
             raise
-        self._inbox.put(add)
+        self._inbox.put(partial(self._command_in_thread, target, request_id, add))
         return OutputStream(request_id, mailbox, partial(self._abort, target, request_id))
 
     def _check_accepting(self) -> None:
@@ -204,7 +207,8 @@ class AsyncEngine:
         return min(max(seconds, 1.0), _MAX_RETRY_SECONDS)
 
     def _abort(self, version: LoadedVersion, request_id: str) -> None:
-        self._inbox.put(partial(version.engine.abort_request, request_id))
+        abort = partial(version.engine.abort_request, request_id)
+        self._inbox.put(partial(self._command_in_thread, version, request_id, abort))
 
     async def _drain(self, version: LoadedVersion, seconds: float) -> None:
         try:
@@ -232,20 +236,48 @@ class AsyncEngine:
             version.fail_all()
 
     def _run_in_thread(self) -> None:
+        """Step until the engine is stopped; no exception ends it, a failed recovery does."""
         try:
             while not self._is_halted:
-                self._take_commands_in_thread()
-                outputs = [
-                    (version, version.engine.step())
-                    for version in self._stepping
-                    if version.engine.has_unfinished
-                ]
-                if any(new for _, new in outputs):
-                    self._loop.call_soon_threadsafe(self._deliver, outputs)
-        except Exception:
+                try:
+                    self._round_in_thread()
+                except BaseException:
+                    logger.exception("a round of the engine failed, every version begins anew")
+                    self._deliver_in_thread([(one, one.engine.reset()) for one in self._stepping])
+        except BaseException:
             logger.exception("the engine's thread died")
             if not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(self._give_up)
+
+    def _round_in_thread(self) -> None:
+        self._take_commands_in_thread()
+        versions = [version for version in self._stepping if version.engine.has_unfinished]
+        self._deliver_in_thread([(version, self._step_in_thread(version)) for version in versions])
+
+    def _step_in_thread(self, version: LoadedVersion) -> list[RequestOutput]:
+        """Step a version; if that raises, its requests fail and those of other versions do not."""
+        try:
+            return version.engine.step()
+        except BaseException:
+            logger.exception("a step failed, version=%s begins anew", version.engine.manifest.tag)
+            return version.engine.reset()
+
+    def _deliver_in_thread(
+        self, round_outputs: list[tuple[LoadedVersion, list[RequestOutput]]]
+    ) -> None:
+        if any(outputs for _, outputs in round_outputs):
+            self._loop.call_soon_threadsafe(self._deliver, round_outputs)
+
+    def _command_in_thread(
+        self, version: LoadedVersion, request_id: str, command: Callable[[], None]
+    ) -> None:
+        """Add or abort a request; if that raises, this request fails and no other does."""
+        try:
+            command()
+        except BaseException as raised:  # noqa: BLE001 - its request alone is told
+            error = row_error(request_id, raised)
+            failed = RequestOutput(request_id, "", (), "error", error=error)
+            self._deliver_in_thread([(version, [failed])])
 
     def _take_commands_in_thread(self) -> None:
         """Run what the loop asked for; without unfinished requests, wait for it."""

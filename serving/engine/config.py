@@ -13,7 +13,17 @@ class EngineConfig(Config):
     """What a loaded model version may use of the machine."""
 
     max_num_seqs: int = Field(
-        32, ge=1, le=1024, description="sequences that run at once; each reserves a cache slot"
+        32,
+        ge=1,
+        le=1024,
+        description="sequences that run at once; each reserves a cache slot. Absent: 32, or fewer "
+        "where these and the weights would take too much of the free memory",
+    )
+    max_model_len: int | None = Field(
+        None,
+        ge=64,
+        description="tokens of prompt and answer that are served; absent: what the version takes, "
+        "or fewer where memory is short and max_num_seqs is absent, too",
     )
     max_num_batched_tokens: int = Field(
         256, ge=1, description="new tokens of one step: bounds what a long prompt delays others by"

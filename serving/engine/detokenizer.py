@@ -5,6 +5,7 @@ import codecs
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
+from serving.engine.stop_matcher import StopMatcher
 from serving.engine.vocabulary import Vocabulary
 
 
@@ -34,10 +35,9 @@ class Detokenizer:
     __slots__ = (
         "_decode",
         "_held",
+        "_matcher",
         "_min_tokens",
         "_num_tokens",
-        "_prefixes",
-        "_stop",
         "is_stopped",
     )
 
@@ -53,8 +53,7 @@ class Detokenizer:
             self._decode = _ByteStream(vocabulary, is_beginning).add
         else:
             self._decode = _LibraryStream(vocabulary.tokenizer).add
-        self._stop = stop
-        self._prefixes = frozenset(one[:size] for one in stop for size in range(1, len(one)))
+        self._matcher = StopMatcher(stop) if stop else None
         self._min_tokens = min_tokens
         self._num_tokens = 0
         self._held = ""
@@ -64,15 +63,16 @@ class Detokenizer:
         """Take the next token and give the text that is now certain."""
         text = self._decode(token_id)
         self._num_tokens += 1
-        if not self._stop or not text or self._num_tokens <= self._min_tokens:
+        if self._matcher is None or not text or self._num_tokens <= self._min_tokens:
             return text
-        text = self._held + text
-        found = [(at + len(one), at) for one in self._stop if (at := text.find(one)) >= 0]
-        if found:
+        found = self._matcher.find(text)
+        held, self._held = self._held, ""
+        if found is not None:
             self.is_stopped = True
-            self._held = ""
-            return text[: min(found)[1]]
-        certain = len(text) - self._overlap(text)
+            end, size = found
+            return (held + text)[: len(held) + end - size]
+        text = held + text
+        certain = len(text) - self._matcher.num_pending
         self._held = text[certain:]
         return text[:certain]
 
@@ -83,13 +83,6 @@ class Detokenizer:
         """
         text, self._held = self._held, ""
         return text
-
-    def _overlap(self, text: str) -> int:
-        """Length of the longest end of the text with which a stop begins."""
-        for size in range(min(len(text), max(map(len, self._stop)) - 1), 0, -1):
-            if text[-size:] in self._prefixes:
-                return size
-        return 0
 
 
 class _ByteStream:

@@ -17,6 +17,7 @@ Logits = NDArray[np.float32]
 _DEPTH = 64  # logits per group in the two-level searches
 _BLOCK = 8192  # weights between two looks at their sum
 _BELOW_ONE = 1 - 1e-12  # so that rounding never leads past the last token
+_TINY = float(np.finfo(np.float32).tiny)
 _MASK = (1 << 64) - 1
 _GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 
@@ -175,6 +176,7 @@ def _weights(
     """Probabilities times a constant: exp((logits - peak) / temperature)."""
     weights: Logits = np.subtract(logits, peak, out=out)
     if temperature != 1:
-        weights *= np.float32(1 / temperature)
+        # Never 0: times a logit of minus infinity that would be no number.
+        weights *= np.float32(max(1 / temperature, _TINY))
     np.exp(weights, out=weights)
     return weights

@@ -6,12 +6,12 @@ Synchronous, without threads and without asyncio: whoever calls `step` owns the 
 import logging
 import time
 from collections.abc import Sequence as Many
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from everloop.errors import EngineError
 from everloop.manifest import Manifest, verify
+from serving.engine.batch_runner import BatchRunner
 from serving.engine.cache import SlotCache
 from serving.engine.config import EngineConfig
 from serving.engine.exactness import is_batch_invariant, is_exact_in_chunks
@@ -20,13 +20,12 @@ from serving.engine.memory import Memory, check_memory
 from serving.engine.model_runner import ModelRunner
 from serving.engine.observer import EngineObserver, SilentObserver
 from serving.engine.output_processor import OutputProcessor
-from serving.engine.pooling import pool_rows
 from serving.engine.request_table import RequestTable
-from serving.engine.row_sampler import SampledRow, sample_rows
 from serving.engine.sampling_params import SamplingParams
-from serving.engine.scheduler import Schedule, ScheduledRow, Scheduler
-from serving.engine.sequence import FinishReason, GenerationResult, RequestOutput, Sequence
+from serving.engine.scheduler import Schedule, Scheduler
+from serving.engine.sequence import GenerationResult, RequestOutput, Sequence
 from serving.engine.sequence_factory import SequenceFactory
+from serving.engine.slots import choose_slots
 from serving.engine.speculation import make_drafter
 from serving.engine.step_times import StepTimes
 from serving.engine.vocabulary import Vocabulary
@@ -40,7 +39,7 @@ class LLMEngine:
     """A loaded model version with its queue, its cache and its running sequences.
 
     Attributes:
-        manifest: of the version.
+        manifest, config: with the length and the number of slots that are served.
         tokenizer: of the version.
         chat_template: None for a model that only completes text.
         memory: what it takes.
@@ -50,28 +49,40 @@ class LLMEngine:
     def __init__(
         self, folder: Path, manifest: Manifest, config: EngineConfig, memory: Memory
     ) -> None:
-        self.manifest = manifest
+        self.manifest, self.config = manifest, config
         self.tokenizer = load_tokenizer(folder, manifest)
         self._factory = SequenceFactory(manifest, self.tokenizer)
         self.chat_template = load_chat_template(folder, manifest, self.tokenizer)
         self._tag = manifest.tag
-        self._observe(SilentObserver())
         runner = self._model_runner = ModelRunner(folder, manifest, config)
         self.memory = set_up_wide_steps(runner, self._factory, config, memory)
-        self._cache = SlotCache(config.max_num_seqs, is_recurrent=runner.state.is_recurrent)
+        self._config = config
         self._times = StepTimes(config.max_slowdown)
         is_exact = partial(is_exact_in_chunks, runner, self._factory, config)
+        self._drafter = make_drafter(manifest, config, self._times, is_exact)
+        self.batch_invariant = is_batch_invariant(runner, self._factory, config)
+        self._begin(SilentObserver())
+
+    def _begin(self, observer: EngineObserver) -> None:
+        """Begin with no request and an empty cache; an observer hears of all that follows."""
+        self._outputs: list[RequestOutput] = []  # that no step has given yet
+        requests = self._requests = RequestTable()
+        self._observer = observer
+        runner, config = self._model_runner, self._config
+        self._cache = SlotCache(config.max_num_seqs, is_recurrent=runner.state.is_recurrent)
         self._scheduler = Scheduler(
             self._cache,
             config.max_num_batched_tokens,
-            manifest.max_query_len,
+            self.manifest.max_query_len,
             self._times,
-            make_drafter(manifest, config, self._times, is_exact),
+            self._drafter,
             runner.wide_from,
         )
-        self.batch_invariant = is_batch_invariant(runner, self._factory, config)
-        self._requests = RequestTable()
-        self._ended: list[RequestOutput] = []  # between two steps
+        eos_token_ids = frozenset(self.manifest.special_tokens.eos_token_ids)
+        outputs = OutputProcessor(self._tag, eos_token_ids, observer)
+        self._batches = BatchRunner(
+            self._tag, runner, self._factory, self._scheduler, requests, outputs
+        )
 
     @classmethod
     def load(
@@ -91,19 +102,18 @@ class LLMEngine:
             loaded_bytes: what the versions take that stay loaded beside it.
 
         Raises:
-            ArtifactError: a file is missing, changed or of another kind, or a golden continuation
-                comes out differently.
+            ArtifactError: a file is damaged, or a golden continuation comes out differently.
             ConfigError: weights and cache need more memory than there is.
         """
         started = time.monotonic()
-        manifest = verify(folder)
+        manifest, config = choose_slots(folder, verify(folder), config, loaded_bytes)
         engine = cls(folder, manifest, config, check_memory(folder, manifest, config, loaded_bytes))
         warm_up = WarmUp(engine._model_runner, engine._factory, engine._times)
         warm_up.run(config.max_num_seqs, config.max_num_batched_tokens, manifest.max_query_len)
         check_golden(engine.generate, folder)
         engine._cache.clear()
         if observer:
-            engine._observe(observer)
+            engine._begin(observer)
         logger.info("model loaded version=%s seconds=%.2f", engine._tag, time.monotonic() - started)
         return engine
 
@@ -115,7 +125,7 @@ class LLMEngine:
     @property
     def has_unfinished(self) -> bool:
         """Whether `step` has something to do."""
-        return bool(self._requests or self._ended)
+        return bool(self._requests or self._outputs)
 
     def check_request(self, prompt_token_ids: list[int], params: SamplingParams) -> None:
         """Refuse what the model cannot take; changes nothing, so any thread may call it.
@@ -182,32 +192,36 @@ class LLMEngine:
         """End a request now; the next step gives its last output. Unknown ids are finished ones."""
         sequence = self._requests.get(request_id)
         if sequence is not None:
-            self._ended.append(self._end(sequence, "abort", time.monotonic()))
+            self._outputs.append(self._batches.end(sequence, "abort", time.monotonic()))
+
+    def reset(self) -> list[RequestOutput]:
+        """Forget every request and begin with an empty cache, whatever `step` raised.
+
+        Returns:
+            What came out before, and for every other request that it ends with the reason "error".
+        """
+        outputs, requests = self._outputs, self._requests
+        self._begin(self._observer)
+        return outputs + [RequestOutput(one.seq_id, "", (), "error") for one in requests]
 
     def step(self) -> list[RequestOutput]:
         """Run one step over every sequence that has a place in it, and give what came out.
 
-        A batch that fails ends its own requests with the reason "error" and no others.
+        A request that fails ends with the reason "error", a batch that fails ends its own requests
+        so and no others. After any exception the engine needs a `reset`.
         """
         started = time.monotonic()
         self._end_overdue(started)
-        outputs, self._ended = self._ended, []
         schedule = self._scheduler.schedule()
         for sequence in schedule.admitted:
-            self._outputs.admit(sequence, started)
+            self._batches.outputs.admit(sequence, started)
         for copy in schedule.copies:
             self._model_runner.state.copy_prefix(copy.source, copy.target, copy.num_tokens)
         accepted = 0
         for rows in schedule.batches:
-            try:
-                sampled = self._run(rows)
-            except Exception:
-                logger.exception("step failed version=%s requests=%d", self._tag, len(rows))
-                outputs += self._fail(rows)
-            else:
-                accepted += sum(new.num_accepted for new in sampled)
-                outputs += self._advance(rows, sampled, time.monotonic())
+            accepted += self._batches.run(rows, self._outputs)
         self._note_step(schedule, accepted, time.monotonic() - started)
+        outputs, self._outputs = self._outputs, []
         return outputs
 
     def generate(
@@ -234,59 +248,15 @@ class LLMEngine:
 
     def _add(self, sequence: Sequence) -> None:
         self._requests.add(sequence)
-        self._scheduler.add(sequence)
-
-    def _run(self, rows: list[ScheduledRow]) -> list[SampledRow]:
-        if rows[0].sequence.is_embedding:
-            return pool_rows(rows, self._model_runner.run_hidden(rows))
-        return sample_rows(rows, self._model_runner.run(rows))
-
-    def _advance(
-        self, rows: list[ScheduledRow], sampled: list[SampledRow], now: float
-    ) -> list[RequestOutput]:
-        outputs = []
-        for row, new in zip(rows, sampled, strict=True):
-            if new.error:
-                logger.error("request failed version=%s: %s", self._tag, new.error)
-                outputs.append(replace(self._end(row.sequence, "error", now), error=new.error))
-                continue
-            rejected = max(row.num_sampled - 1, 0) - new.num_accepted
-            row.sequence.num_computed_tokens += len(row.token_ids) - rejected
-            output = self._outputs.append(row.sequence, new, now)
-            if output is not None:
-                outputs.append(output)
-                if output.finish_reason:
-                    self._release(row.sequence)
-        return outputs
+        try:
+            self._scheduler.add(sequence)
+        except BaseException:
+            self._requests.remove(sequence)
+            raise
 
     def _end_overdue(self, now: float) -> None:
         for sequence in self._requests.overdue(now):
-            self._ended.append(self._end(sequence, "timeout", now))
-
-    def _end(self, sequence: Sequence, reason: FinishReason, now: float) -> RequestOutput:
-        # After a failed run nobody knows what its slots hold.
-        self._release(sequence, keep_prefix=reason != "error")
-        return self._outputs.end(sequence, reason, now)
-
-    def _release(self, sequence: Sequence, *, keep_prefix: bool = True) -> None:
-        self._scheduler.finish(sequence, keep_prefix=keep_prefix)
-        self._requests.remove(sequence)
-
-    def _fail(self, rows: list[ScheduledRow]) -> list[RequestOutput]:
-        probe = self._factory.make_probe(rows[0].sequence.slot or 0, 1)
-        now = time.monotonic()
-        outputs = [self._end(row.sequence, "error", now) for row in rows]
-        try:
-            self._model_runner.run([ScheduledRow(probe, probe.token_ids, 1)])
-        except EngineError:
-            logger.warning("session refuses further runs, opening it again version=%s", self._tag)
-            self._model_runner.reopen()
-        return outputs
-
-    def _observe(self, observer: EngineObserver) -> None:
-        self._observer = observer
-        eos_token_ids = frozenset(self.manifest.special_tokens.eos_token_ids)
-        self._outputs = OutputProcessor(self._tag, eos_token_ids, observer)
+            self._outputs.append(self._batches.end(sequence, "timeout", now))
 
     def _note_step(self, schedule: Schedule, accepted: int, seconds: float) -> None:
         self._times.record(

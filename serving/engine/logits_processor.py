@@ -17,6 +17,7 @@ from serving.engine.sampling_params import SamplingParams
 Logits = NDArray[np.float32]
 
 _FIRST_CAPACITY = 64
+_LARGEST = np.finfo(np.float32).max
 
 
 class Grammar(Protocol):
@@ -147,6 +148,8 @@ class TokenPenalties:
         values = logits[token_ids]
         if self._repetition != 1:
             values = np.where(values > 0, values / self._repetition, values * self._repetition)
+            # Infinity less infinity would be no number, and no token could be drawn.
+            np.minimum(values, _LARGEST, out=values)
         values -= self._amounts[:size]
         logits[token_ids] = values
 

@@ -31,7 +31,8 @@ class Memory:
 
     Attributes:
         weights: resident once the session is open.
-        cache: reserved for the state of all slots; resident as far as it was written.
+        cache: reserved for the state of all slots; resident as far as it was written, and nearly
+            all of it where the system gives numpy pages of 2 MiB: a few tokens fill a page.
         attention: for the scores of the widest step; likewise.
         wide: the weights again in fp32, for wide steps; 0 without them.
     """
@@ -92,7 +93,7 @@ def check_memory(
         ConfigError: with all sizes and the limit.
     """
     need = needed_memory(folder, manifest, config)
-    free = _free_bytes(config, loaded_bytes)
+    free = free_bytes(config, loaded_bytes)
     logger.info(
         "memory needed version=%s weights_mib=%.0f cache_mib=%.0f attention_mib=%.0f wide_mib=%.0f "
         "cache=%s slots=%d tokens_per_slot=%d bytes_per_token=%d free_mib=%.0f",
@@ -115,7 +116,7 @@ def check_memory(
     return need
 
 
-def _free_bytes(config: EngineConfig, loaded_bytes: int) -> int:
+def free_bytes(config: EngineConfig, loaded_bytes: int) -> int:
     """What a further version may take."""
     if config.max_memory_bytes is not None:
         return config.max_memory_bytes - loaded_bytes
@@ -128,16 +129,20 @@ def _refusal(
     manifest: Manifest, config: EngineConfig, need: Memory, free: int, loaded_bytes: int
 ) -> str:
     beside = f" beside {loaded_bytes / _MIB:,.0f} MiB of loaded versions" if loaded_bytes else ""
-    slot = need.cache // config.max_num_seqs
+    slots = config.max_num_seqs
+    sequences = "1 sequence" if slots == 1 else f"{slots} sequences"
+    slot = need.cache // slots
     fitting = max(0, free - need.weights - need.attention) // slot if slot else 0
-    remedy = f"Set engine.max_num_seqs to {fitting} or less" if fitting else "Free memory"
-    smaller = "export with a smaller max_model_len"
+    remedy = (
+        f"Set engine.max_num_seqs to {fitting} or less, or" if fitting else "Free memory, or set"
+    )
+    smaller = "a smaller engine.max_model_len"
     if manifest.cache_precision == "fp32" and manifest.cache_bytes_per_token:
-        smaller += " or export.cache int8"
+        smaller += ", or export with export.cache int8"
     return (
         f"model version {manifest.tag} needs {need.weights / _MIB:,.0f} MiB for weights, "
         f"{need.attention / _MIB:,.0f} MiB for attention and {need.cache / _MIB:,.0f} MiB for the "
-        f"cache ({config.max_num_seqs} sequences of {capacity(manifest):,} tokens, "
+        f"cache ({sequences} of {capacity(manifest):,} tokens, "
         f"{manifest.cache_bytes_per_token:,} bytes each), {max(free, 0) / _MIB:,.0f} MiB are "
-        f"free{beside}. {remedy}, or {smaller}."
+        f"free{beside}. {remedy} {smaller}."
     )

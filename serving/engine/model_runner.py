@@ -26,6 +26,7 @@ from everloop.manifest import Manifest
 from everloop.wide_graph import FILE_NAME as WIDE_GRAPH
 from everloop.wide_graph import UNPACK_ENTRY
 from serving.engine.config import EngineConfig
+from serving.engine.fresh_zeros import fresh_zeros
 from serving.engine.scheduler import ScheduledRow
 from serving.engine.slot_state import SlotState
 
@@ -87,7 +88,7 @@ class ModelRunner:
         if manifest.has_hidden_states:
             widths[_HIDDEN] = manifest.hidden_size
         self._results = {
-            output: np.zeros((max_tokens, width), np.float32) for output, width in widths.items()
+            output: fresh_zeros((max_tokens, width), np.float32) for output, width in widths.items()
         }
         # Without it the head would run for every hidden state, which nobody would look at.
         self._run_options = ort.RunOptions()

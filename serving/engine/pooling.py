@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.engine.row_errors import row_error
 from serving.engine.row_sampler import SampledRow
 from serving.engine.scheduler import ScheduledRow
 from serving.engine.sequence import Sequence
@@ -16,15 +17,21 @@ def pool_rows(rows: list[ScheduledRow], hidden: NDArray[np.float32]) -> list[Sam
         hidden: (R, D), row after row.
 
     Returns:
-        For each row, that no token was chosen.
+        For each row, that no token was chosen, and why it cannot go on if so.
     """
+    pooled = []
     start = 0
     for row in rows:
         stop = start + row.num_logits
-        if row.sequence.hidden_sum is not None:
-            row.sequence.hidden_sum += hidden[start:stop].sum(axis=0, dtype=np.float64)
+        error = None
+        try:
+            if row.sequence.hidden_sum is not None:
+                row.sequence.hidden_sum += hidden[start:stop].sum(axis=0, dtype=np.float64)
+        except BaseException as raised:  # noqa: BLE001 - its request alone is told
+            error = row_error(row.sequence.seq_id, raised)
+        pooled.append(SampledRow([], error=error))
         start = stop
-    return [SampledRow([]) for _ in rows]
+    return pooled
 
 
 def embedding(sequence: Sequence) -> NDArray[np.float32] | None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from everloop.errors import DataError, EngineError
 from serving.engine import sampler
 from serving.engine.logprobs import token_logprobs
+from serving.engine.row_errors import row_error
 from serving.engine.scheduler import ScheduledRow
 from serving.engine.sequence import TokenLogprobs
 
@@ -53,15 +54,18 @@ def sample_rows(rows: list[ScheduledRow], logits: NDArray[np.float32]) -> list[S
     for row in rows:
         stop = start + row.num_logits
         try:
-            sampled.append(_sample(row, logits[start:stop]))
-        except (DataError, EngineError) as error:
+            found = _sample(row, logits[start:stop])
+        except BaseException as raised:  # noqa: BLE001 - its request alone is told
             # Tokens before the error are right, but a request that cannot go on is of no use.
-            sampled.append(SampledRow([], error=error))
+            found = SampledRow([], error=row_error(row.sequence.seq_id, raised))
+        sampled.append(found)
         start = stop
     return sampled
 
 
 def _sample(row: ScheduledRow, logits: NDArray[np.float32]) -> SampledRow:
+    if row.sequence.error is not None:
+        return SampledRow([], error=row.sequence.error)
     count = row.num_sampled
     first = row.num_logits - count  # logits before are those of prompt tokens
     token_ids: list[int] = []

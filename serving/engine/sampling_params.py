@@ -17,8 +17,12 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "presence_penalty": (-2, 2),
     "logprobs": (0, 20),
     "prompt_logprobs": (0, 20),
+    # Far beyond any use, and far from where float32 ends: 1e-300 would be 0 there.
+    "repetition_penalty": (1e-6, 1e6),
 }
 _MAX_BIAS = 100
+MAX_STOPS = 4  # Source: OpenAI's specification of stop.
+MAX_STOP_LENGTH = 256  # characters; the text of an answer is held back for as many
 
 GrammarKind = Literal["json_object", "json_schema", "regex", "lark"]
 
@@ -31,10 +35,16 @@ class StructuredOutput:
         kind: any JSON object, JSON of a schema, a match of a regular expression, or a text of a
             grammar in Lark's notation.
         text: the schema, expression or grammar; empty for json_object.
+        compiled: what a compiler made of it, once it has; as long as a request lives, so does this.
     """
 
     kind: GrammarKind
     text: str = ""
+    compiled: object | None = field(default=None, init=False, compare=False, repr=False)
+
+    def remember(self, compiled: object) -> None:
+        """Keep what was compiled; no part of the value."""
+        object.__setattr__(self, "compiled", compiled)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +66,8 @@ class SamplingParams:
         presence_penalty: taken once from the logit of every token that the answer holds.
         logit_bias: added to the logits of these tokens.
         seed: the same seed gives the same tokens whatever else runs; None draws a fresh one.
-        stop: texts that end the answer; they are not part of it.
+        stop: texts that end the answer, MAX_STOPS at most, each of MAX_STOP_LENGTH characters at
+            most; they are not part of it.
         stop_token_ids: tokens that end the answer as the model's end tokens do; they have no text.
         ignore_eos: go on past the model's end tokens.
         structured: what the whole answer must be; None for any text.
@@ -93,8 +104,6 @@ class SamplingParams:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise DataError(f"{name} must be between {low} and {high}, got {value}.")
-        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
-            raise DataError(f"repetition_penalty must be above 0, got {self.repetition_penalty}.")
         for token_id, bias in self.logit_bias.items():
             if not -_MAX_BIAS <= bias <= _MAX_BIAS:
                 raise DataError(
@@ -147,6 +156,13 @@ class SamplingParams:
             )
         if not all(self.stop):
             raise DataError("stop holds an empty text, which would end every answer at once.")
+        if len(self.stop) > MAX_STOPS:
+            raise DataError(f"stop has {len(self.stop)} texts, the limit is {MAX_STOPS}.")
+        longest = max(map(len, self.stop), default=0)
+        if longest > MAX_STOP_LENGTH:
+            raise DataError(
+                f"stop has a text of {longest} characters, the limit is {MAX_STOP_LENGTH}."
+            )
 
     def _check_distribution(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):

@@ -120,6 +120,7 @@ class Sequence:
         logits_processor: None when its parameters leave all logits as they are.
         draft_table: of speculative decoding, from its first draft on.
         hidden_sum: of an embedding, (D,): over the tokens that have run.
+        error: why it cannot go on; the step that runs it ends it.
     """
 
     seq_id: str
@@ -142,6 +143,7 @@ class Sequence:
     logits_processor: LogitsProcessor | None = None
     draft_table: DraftTable | None = None
     hidden_sum: NDArray[np.float64] | None = None
+    error: DataError | EngineError | None = None
 
     def __post_init__(self) -> None:
         self.num_prompt_tokens = len(self.token_ids)

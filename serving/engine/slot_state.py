@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everloop.manifest import Manifest, StateTensor
+from serving.engine.fresh_zeros import fresh_zeros
 
 
 class StateView(NamedTuple):
@@ -34,7 +35,7 @@ class SlotState:
 
     def __init__(self, manifest: Manifest, num_slots: int) -> None:
         self._tensors = [
-            (tensor, np.zeros((num_slots, *shape), tensor.dtype))
+            (tensor, fresh_zeros((num_slots, *shape), tensor.dtype))
             for tensor, shape in zip(manifest.state, state_shapes(manifest), strict=True)
         ]
         self.is_recurrent = any(tensor.kind == "recurrent" for tensor in manifest.state)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from everloop.manifest import Manifest
 from serving.engine.config import EngineConfig
 from serving.engine.draft_table import DraftTable
+from serving.engine.row_errors import row_error
 from serving.engine.sequence import Sequence
 from serving.engine.step_times import StepTimes
 
@@ -33,6 +34,8 @@ class Drafter:
     ) -> dict[Sequence, list[int]]:
         """Draft tokens for rows that decode; rows for which it would not pay are left out.
 
+        A sequence whose grammar or table raises gets none, and the error that its step ends it by.
+
         Args:
             sequences: with all their tokens but the last computed.
             budget: drafts of all rows at most.
@@ -42,7 +45,11 @@ class Drafter:
         drafts = {}
         if min(prices) < 1:
             for sequence in sequences:
-                draft = self._draft(sequence, prices[: min(budget, widest)], len(sequences))
+                draft = []
+                try:
+                    draft = self._draft(sequence, prices[: min(budget, widest)], len(sequences))
+                except BaseException as raised:  # noqa: BLE001 - its request alone is told
+                    sequence.error = row_error(sequence.seq_id, raised)
                 if draft:
                     drafts[sequence] = draft
                     budget -= len(draft)

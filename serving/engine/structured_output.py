@@ -9,12 +9,14 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
 from everloop.errors import DataError
+from serving.engine.grammar_limits import measure
 from serving.engine.grammar_tokens import GrammarTokens
 from serving.engine.sampling_params import StructuredOutput
 from serving.engine.vocabulary import Vocabulary
@@ -23,12 +25,14 @@ from serving.engine.vocabulary import Vocabulary
 # most ambiguous ones that these let pass take 10 milliseconds, by the library's defaults 300.
 _STEP_MAX_ITEMS = 2_000
 _STEP_LEXER_FUEL = 100_000
-_MAX_LEXER_STATES = 50_000  # of one or two kilobytes
+_MAX_LEXER_STATES = 10_000  # of one or two kilobytes
 # Processor time of an answer: so much per token and so much in reserve; what needs more, ends.
 _SECONDS_PER_TOKEN = 0.001
 _SECONDS_IN_RESERVE = 0.1
-_MAX_TEXT = 1 << 18  # characters of a schema or grammar
-_MAX_COMPILED = 64  # grammars kept per model version
+_MAX_KEPT_BYTES = 1 << 26  # of compiled grammars, per model version
+# Bounds of compiling, a quarter of the library's own.
+_INITIAL_LEXER_FUEL = 250_000
+_MAX_GRAMMAR_SIZE = 125_000
 # A newline and its indentation; without a bound a weak model writes spaces for ever.
 _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,16}"
 _FEW = 32  # a vocabulary's part that is faster to pick from than to mask the rest of
@@ -40,6 +44,23 @@ _NAMES = {
     "regex": "the regular expression",
     "lark": "the grammar",
 }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CompiledGrammar:
+    """The first state of a grammar.
+
+    Attributes:
+        compiler: of the model version that it is for.
+        matcher: the state; copied for every answer.
+        num_tokens: that its masks are for.
+        num_bytes: of memory, an upper bound.
+    """
+
+    compiler: "GrammarCompiler"
+    matcher: LLMatcher
+    num_tokens: int
+    num_bytes: int
 
 
 class GrammarCompiler:
@@ -60,7 +81,8 @@ class GrammarCompiler:
         self._lock = threading.Lock()
         self._tokenizer_lock = threading.Lock()
         self._tokenizer: LLTokenizer | None = None  # made when first needed: it takes a while
-        self._compiled: OrderedDict[StructuredOutput, tuple[LLMatcher, int]] = OrderedDict()
+        self._kept: OrderedDict[StructuredOutput, CompiledGrammar] = OrderedDict()
+        self._kept_bytes = 0
 
     def check(self, structured: StructuredOutput) -> None:
         """Compile a grammar, unless that was done before.
@@ -76,30 +98,40 @@ class GrammarCompiler:
         Raises:
             DataError: see `check`.
         """
-        matcher, num_tokens = self._find(structured)
-        return GrammarMatcher(matcher.deep_copy(), num_tokens)
+        found = self._find(structured)
+        return GrammarMatcher(found.matcher.deep_copy(), found.num_tokens)
 
-    def _find(self, structured: StructuredOutput) -> tuple[LLMatcher, int]:
-        """The first state of a grammar, and how many tokens its masks are for."""
+    def _find(self, structured: StructuredOutput) -> CompiledGrammar:
+        # The request's own first: the engine's thread must not compile again what was dropped.
+        own = structured.compiled
+        if isinstance(own, CompiledGrammar) and own.compiler is self:
+            return own
         with self._lock:
-            found = self._compiled.get(structured)
+            found = self._kept.get(structured)
             if found is not None:
-                self._compiled.move_to_end(structured)
-                return found
-        # Outside the lock: the engine's thread must not wait until another's grammar is compiled.
-        found = self._compile(structured)
-        with self._lock:
-            self._compiled[structured] = found
-            if len(self._compiled) > _MAX_COMPILED:
-                self._compiled.popitem(last=False)
+                self._kept.move_to_end(structured)
+        if found is None:
+            # Outside the lock: nobody must wait until another's grammar is compiled.
+            found = self._compile(structured)
+            self._keep(structured, found)
+        structured.remember(found)
         return found
 
-    def _compile(self, structured: StructuredOutput) -> tuple[LLMatcher, int]:
-        if len(structured.text) > _MAX_TEXT:
-            raise DataError(
-                f"structured: {_NAMES[structured.kind]} has {len(structured.text)} characters, "
-                f"the limit is {_MAX_TEXT}."
-            )
+    def _keep(self, structured: StructuredOutput, found: CompiledGrammar) -> None:
+        with self._lock:
+            if structured in self._kept or found.num_bytes > _MAX_KEPT_BYTES:
+                return
+            # A key of its own: the request's remembers what it was compiled to.
+            self._kept[StructuredOutput(structured.kind, structured.text)] = found
+            self._kept_bytes += found.num_bytes
+            while self._kept_bytes > _MAX_KEPT_BYTES:
+                self._kept_bytes -= self._kept.popitem(last=False)[1].num_bytes
+
+    def _compile(self, structured: StructuredOutput) -> CompiledGrammar:
+        try:
+            cost = measure(structured)
+        except DataError as error:
+            raise _refusal(structured, str(error)) from error
         if not self._vocabulary.is_exact:
             raise DataError(
                 "structured: the tokenizer of this model gives its tokens no bytes of their own, "
@@ -111,6 +143,8 @@ class GrammarCompiler:
         except ValueError as error:
             raise _refusal(structured, str(error)) from error
         limits = LLParserLimits(
+            initial_lexer_fuel=_INITIAL_LEXER_FUEL,
+            max_grammar_size=_MAX_GRAMMAR_SIZE,
             step_max_items=_STEP_MAX_ITEMS,
             step_lexer_fuel=_STEP_LEXER_FUEL,
             max_lexer_states=_MAX_LEXER_STATES,
@@ -120,7 +154,8 @@ class GrammarCompiler:
         matcher.compute_bitmask()  # some grammars are found too large only here
         if matcher.is_error():
             raise _refusal(structured, matcher.get_error())
-        return matcher, tokenizer.vocab_size
+        num_bytes = cost.num_bytes + 4 * len(structured.text)
+        return CompiledGrammar(self, matcher, tokenizer.vocab_size, num_bytes)
 
     def _make_tokenizer(self) -> LLTokenizer:
         with self._tokenizer_lock:
@@ -217,6 +252,6 @@ def _refusal(structured: StructuredOutput, reason: str) -> DataError:
 
 def _sentence(reason: str) -> str:
     """The part of the library's message that says what is wrong, without the text around it."""
-    lines = reason.splitlines() or ["no reason given"]
+    lines = (reason or "no reason given").split("\n")
     causes = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return " ".join((causes or lines)[0].split()).rstrip(".")

@@ -4,9 +4,10 @@ Made from an engine, a recorder, an observer and a metrics callable, so that tes
 service make it alike. It loads no model and opens no store.
 """
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,8 +39,10 @@ from serving.openai_api.observer import ServerObserver
 from serving.openai_api.openapi import openapi
 from serving.openai_api.origin import OriginGuard
 from serving.openai_api.recorder import Recorder
+from serving.openai_api.shutdown import Shutdown
 from serving.openai_api.state import ApiState
 from serving.openai_api.tokenize import detokenize, tokenize
+from serving.openai_api.unknown_route import unknown_route
 
 if TYPE_CHECKING:
     from serving.engine.async_engine import AsyncEngine
@@ -97,7 +100,8 @@ def _middleware(observer: ServerObserver, config: ServerConfig) -> list[Middlewa
         Middleware(RequestCounter, observer=observer),
         Middleware(ErrorEnvelope),
         Middleware(OriginGuard, hosts=config.allowed_hosts, origins=config.allowed_origins),
-        Middleware(BodyLimit, max_bytes=config.max_body_bytes),
+        Middleware(Shutdown),
+        Middleware(BodyLimit),
         Middleware(
             Idempotency,
             seconds=config.idempotency_seconds,
@@ -115,8 +119,7 @@ def _routes() -> list[Route]:
         Route("/detokenize", detokenize, methods=["POST"], name="tokenize"),
         Route("/v1/models", list_models, name="models"),
         Route("/v1/models/{model}", retrieve_model, name="models"),
-        Route("/v1/feedback", create_feedback, methods=["POST"], name="feedback"),
-        Route("/v1/feedback", list_feedback, methods=["GET"], name="feedback"),
+        Route("/v1/feedback", _feedback, methods=["GET", "POST"], name="feedback"),
         Route("/livez", livez, name="health"),
         Route("/readyz", readyz, name="health"),
         Route("/healthz", livez, name="health"),
@@ -130,15 +133,25 @@ async def _chat_page(_request: Request) -> Response:
     return FileResponse(_CHAT_PAGE, media_type="text/html", headers=_PAGE_HEADERS)
 
 
-async def _answer_http_exception(_request: Request, error: Exception) -> Response:
-    return error_response(describe(error))
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
+    reply = describe(error)
+    if reply.status == 404:
+        reply = replace(reply, message=unknown_route(request.scope["path"]), code="unknown_url")
+    return error_response(reply)
+
+
+async def _feedback(request: Request) -> Response:
+    # One route for both methods: of two, the first alone says what is allowed.
+    handle = create_feedback if request.method == "POST" else list_feedback
+    return await handle(request)
 
 
 @contextlib.asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
-    watch = asyncio.create_task(watch_event_loop(app.state.api.observer))
+    api: ApiState = app.state.api
+    api.background.start("event_loop_watch", partial(watch_event_loop, api.observer))
     try:
         yield
     finally:
-        watch.cancel()
-        await asyncio.gather(watch, return_exceptions=True)
+        await api.background.stop()
+        api.close()

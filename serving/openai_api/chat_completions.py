@@ -1,18 +1,18 @@
 """POST /v1/chat/completions: the prompt of a conversation, and the form of its answer."""
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from serving.engine.sampling_params import StructuredOutput
 from serving.openai_api.chat_request import ChatCompletionRequest
 from serving.openai_api.chat_writer import ChatWriter
 from serving.openai_api.choice import Choice, Prompt
+from serving.openai_api.config import ServerConfig
 from serving.openai_api.endpoint import endpoint
 from serving.openai_api.errors import ApiError
+from serving.openai_api.prompt import PromptEncoder
 from serving.openai_api.reply import ReplyForm
 from serving.openai_api.responses import ChatCompletion, ChatCompletionChunk
-from serving.openai_api.sampling import sampling_params
-from serving.openai_api.state import ApiState
+from serving.openai_api.sampling import sampling_defaults, sampling_params
 from serving.openai_api.tool_formats import ToolFormat, tool_format
 from serving.openai_api.tool_parser import ToolParser
 from serving.openai_api.tools import callable_tools, tool_constraint
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     from serving.engine.llm_engine import LLMEngine
 
 
-async def _admit(
-    api: ApiState, body: ChatCompletionRequest, version: "LLMEngine"
+def _admit(
+    config: ServerConfig,
+    encoder: PromptEncoder,
+    body: ChatCompletionRequest,
+    version: "LLMEngine",
 ) -> tuple[list[Prompt], ReplyForm]:
     style, constraint = _tools(body, version)
     messages = tuple(message.to_record() for message in body.messages)
-    encoder = await api.encoder_for(version)
-    token_ids = await asyncio.to_thread(
-        encoder.encode_chat,
-        messages,
-        body.offered_tools or (),
-        variables=body.chat_template_kwargs,
+    token_ids = encoder.encode_chat(
+        messages, body.offered_tools or (), variables=body.chat_template_kwargs
     )
     params = sampling_params(
         body,
         version.manifest,
+        sampling_defaults(version.manifest, config),
         num_prompt_tokens=len(token_ids),
-        default_tokens=api.config.default_max_tokens,
+        default_tokens=config.default_max_tokens,
         constraint=constraint,
     )
     prompt = Prompt(token_ids=token_ids, messages=messages, params=params)

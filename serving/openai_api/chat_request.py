@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from everloop.records import FunctionCall, Message, ToolCall
 from serving.openai_api.errors import ApiError
 from serving.openai_api.generation_request import GenerationRequest
-from serving.openai_api.request_body import RequestBody
+from serving.openai_api.request_body import Items, RequestBody, at_most
 from serving.openai_api.tools import Tool, ToolChoice, check_choice
 
 
@@ -30,13 +30,19 @@ def _join_parts(content: object) -> object:
     """Put text parts on lines of their own; leave anything else to the validation of a string."""
     if not isinstance(content, list):
         return content
-    for part in content:
+    texts = []
+    for index, part in enumerate(content):
         if not isinstance(part, dict) or part.get("type") != "text":
             kind = part.get("type") if isinstance(part, dict) else part
             raise PydanticCustomError(
-                "part", "only parts of the type text are supported, not {kind}", {"kind": kind}
+                "part",
+                "only parts of the type text are supported, not {kind}",
+                {"kind": str(kind)[:60], "index": index},
             )
-    return "\n".join(TextPart.model_validate(part).text for part in content)
+        if not isinstance(part.get("text"), str):
+            raise PydanticCustomError("part", "a part has its text as text", {"index": index})
+        texts.append(part["text"])
+    return "\n".join(texts)
 
 
 class CalledFunction(RequestBody):
@@ -63,7 +69,7 @@ class ChatMessage(RequestBody):
     """One turn as clients send it."""
 
     role: Literal["developer", "system", "user", "assistant", "tool"]
-    tool_calls: list[EarlierCall] | None = Field(None, description="Of an assistant.")
+    tool_calls: Items[EarlierCall] | None = Field(None, description="Of an assistant.")
     tool_call_id: str | None = Field(None, validate_default=True, description="Of a tool.")
     name: str | None = Field(None, description="Of the speaker, for templates that write it.")
     content: Annotated[
@@ -123,7 +129,8 @@ def _check_variables(value: dict[str, Any]) -> dict[str, Any]:
 
 TemplateVariables = Annotated[
     dict[Annotated[str, Field(max_length=64)], bool | int | float | str],
-    Field(max_length=16, description="Of the model's template, such as Qwen3's enable_thinking."),
+    at_most(16),
+    Field(description="Of the model's template, such as Qwen3's enable_thinking."),
     AfterValidator(_check_variables),
 ]
 
@@ -133,11 +140,11 @@ class ChatCompletionRequest(GenerationRequest):
 
     prompt_field: ClassVar[str] = "messages"
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: Items[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    tools: list[Tool] | None = Field(None, max_length=128)
+    tools: Items[Tool] | None = Field(None, max_length=128)
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: TemplateVariables | None = None

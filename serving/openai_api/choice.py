@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from everloop.errors import EngineStoppedError
 from everloop.records import Message
 from serving.engine.sampling_params import SamplingParams
-from serving.openai_api.deadline import overdue
+from serving.openai_api.errors import overdue
 
 if TYPE_CHECKING:
     from serving.engine.sequence import RequestOutput, RequestTimes

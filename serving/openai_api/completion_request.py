@@ -7,6 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from serving.openai_api.errors import ApiError
 from serving.openai_api.generation_request import GenerationRequest
+from serving.openai_api.request_body import Items
 
 _MAX_BEST_OF = 20  # Source: OpenAI's specification of best_of.
 
@@ -29,7 +30,7 @@ def _is_token(value: object) -> bool:
 
 
 Prompts = Annotated[
-    list[str | list[int]],
+    Items[str | Items[int]],
     BeforeValidator(
         _as_prompts, json_schema_input_type=str | list[str] | list[int] | list[list[int]]
     ),

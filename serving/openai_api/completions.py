@@ -1,6 +1,5 @@
 """POST /v1/completions: prompts, as text or as token ids, continued."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -8,16 +7,18 @@ from typing import TYPE_CHECKING
 from pydantic_core import to_json
 
 from everloop.records import Message
+from everloop.sampling_defaults import SamplingDefaults
+from serving.engine.sampling_params import StructuredOutput
 from serving.engine.vocabulary import Vocabulary
 from serving.openai_api.choice import Choice, Prompt
 from serving.openai_api.completion_request import CompletionRequest
+from serving.openai_api.config import ServerConfig
 from serving.openai_api.endpoint import endpoint
 from serving.openai_api.json_template import TEXT_MARK, TEXT_MARK_JSON, JsonTemplate
-from serving.openai_api.prompt import encode_prompts
+from serving.openai_api.prompt import PromptEncoder, decode_ids, encode_prompts
 from serving.openai_api.reply import ReplyForm
 from serving.openai_api.responses import Completion, FinishReason, TextChoice, TextLogprobs
-from serving.openai_api.sampling import sampling_params
-from serving.openai_api.state import ApiState
+from serving.openai_api.sampling import sampling_defaults, sampling_params
 from serving.openai_api.token_logprobs import PlacedToken, TokenPlacer, place_prompt, text_logprobs
 from serving.openai_api.unsupported import COMPLETIONS
 
@@ -28,14 +29,14 @@ if TYPE_CHECKING:
 _DEFAULT_MAX_TOKENS = 16  # Source: OpenAI's specification of this route.
 
 
-async def _admit(
-    api: ApiState, body: CompletionRequest, version: "LLMEngine"
+def _admit(
+    config: ServerConfig, encoder: PromptEncoder, body: CompletionRequest, version: "LLMEngine"
 ) -> tuple[list[Prompt], ReplyForm]:
-    encoder = await api.encoder_for(version)
-    vocab_size = version.manifest.vocab_size
-    ids = await asyncio.to_thread(encode_prompts, encoder, body.prompt, vocab_size, "prompt")
+    ids = encode_prompts(encoder, body.prompt, version.manifest.vocab_size, "prompt")
+    defaults = sampling_defaults(version.manifest, config)
+    constraint = body.constraint
     prompts = [
-        _prompt(body, version, prompt, token_ids)
+        _prompt(body, version, defaults, prompt, token_ids, constraint)
         for prompt, token_ids in zip(body.prompt, ids, strict=True)
     ]
     echo = bool(body.echo)
@@ -53,21 +54,27 @@ async def _admit(
 
 
 def _prompt(
-    body: CompletionRequest, version: "LLMEngine", given: str | list[int], token_ids: list[int]
+    body: CompletionRequest,
+    version: "LLMEngine",
+    defaults: SamplingDefaults,
+    given: str | list[int],
+    token_ids: list[int],
+    constraint: StructuredOutput | None,
 ) -> Prompt:
     params = sampling_params(
         body,
         version.manifest,
+        defaults,
         num_prompt_tokens=len(token_ids),
         default_tokens=_DEFAULT_MAX_TOKENS,
-        constraint=body.constraint,
+        constraint=constraint,
     )
     if body.echo and body.logprobs is not None:
         params = replace(params, prompt_logprobs=body.logprobs)
     if body.num_candidates > body.num_choices and params.logprobs is None:
         params = replace(params, logprobs=0)  # by which the best are chosen
     is_text = isinstance(given, str)
-    text = given if isinstance(given, str) else version.tokenizer.decode(given, False)
+    text = given if isinstance(given, str) else decode_ids(version.tokenizer, given)
     message = Message(role="user", content=text)
     return Prompt(token_ids=token_ids, messages=(message,), params=params, is_text=is_text)
 

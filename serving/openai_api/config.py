@@ -11,6 +11,13 @@ class ServerConfig(Config):
     default_max_tokens: int = Field(
         256, ge=1, description="Answer length of a chat request that names none, if it fits."
     )
+    default_temperature: float | None = Field(
+        None,
+        ge=0,
+        le=2,
+        description="Of requests that set neither temperature nor top_p, where the weights bring "
+        "none; absent: 0.7 with top_p 0.9 for imported weights, 1 for those trained here.",
+    )
     max_body_bytes: int = Field(
         4 * 2**20, ge=1024, description="Longest request body that is read."
     )

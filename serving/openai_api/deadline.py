@@ -1,15 +1,17 @@
 """When a request must have ended: by the server's limit, or the client's own if it is earlier."""
 
-import time
-
 from starlette.requests import Request
 
 from serving.openai_api.errors import ApiError
+from serving.openai_api.observer import facts_of
 from serving.openai_api.state import ApiState
 
 
 def deadline_of(request: Request, api: ApiState) -> float | None:
-    """Give the time.monotonic() at which a request that came now ends; None for never.
+    """Give the time.monotonic() at which a request ends; None for never.
+
+    The time runs from the arrival of its head, so that reading a body and waiting for admission
+    are part of it.
 
     Raises:
         ApiError: x-request-timeout is no number of seconds.
@@ -27,15 +29,4 @@ def deadline_of(request: Request, api: ApiState) -> float | None:
                 param="x-request-timeout",
             )
         limit = seconds if limit is None else min(limit, seconds)
-    return None if limit is None else time.monotonic() + limit
-
-
-def overdue() -> ApiError:
-    """What a request is told whose time is over."""
-    return ApiError(
-        "The request took longer than it may (server.max_request_seconds, or the header "
-        "x-request-timeout).",
-        status=504,
-        code="timeout",
-        is_worth_retrying=False,
-    )
+    return None if limit is None else facts_of(request.scope).arrival + limit

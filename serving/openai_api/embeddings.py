@@ -14,11 +14,11 @@ from starlette.responses import Response
 
 from everloop.errors import EngineStoppedError
 from serving.openai_api.completion_request import Prompts
-from serving.openai_api.deadline import deadline_of, overdue
-from serving.openai_api.errors import ApiError
+from serving.openai_api.deadline import deadline_of
+from serving.openai_api.errors import ApiError, overdue
 from serving.openai_api.observer import facts_of
 from serving.openai_api.prompt import encode_prompts
-from serving.openai_api.request_body import RequestBody, parse_body
+from serving.openai_api.request_body import RequestBody, read_body
 from serving.openai_api.responses import EmbeddingItem, EmbeddingList, EmbeddingUsage
 from serving.openai_api.state import ApiState, state_of
 from serving.openai_api.streaming import unless_disconnected
@@ -41,14 +41,14 @@ class EmbeddingRequest(RequestBody):
 async def create_embeddings(request: Request) -> Response:
     """Give one vector for each input."""
     api, facts = state_of(request), facts_of(request.scope)
-    body = parse_body(await request.body(), EmbeddingRequest, EMBEDDINGS)
+    body = await read_body(request, EmbeddingRequest, EMBEDDINGS)
     deadline = deadline_of(request, api)
     while True:
         version = api.version_named(body.model)
         facts.model = version.manifest.tag
         try:
             async with asyncio.timeout(deadline and deadline - time.monotonic()):
-                reply = await _reply(api, body, version, request)
+                reply = await _reply(api, body, version, request, deadline)
         except EngineStoppedError:
             if api.engine.current is version:
                 raise  # else a swap has overtaken the request, which begins again
@@ -60,12 +60,17 @@ async def create_embeddings(request: Request) -> Response:
 
 
 async def _reply(
-    api: ApiState, body: EmbeddingRequest, version: "LLMEngine", request: Request
+    api: ApiState,
+    body: EmbeddingRequest,
+    version: "LLMEngine",
+    request: Request,
+    deadline: float | None,
 ) -> EmbeddingList:
     _check(api, body, version)
-    encoder = await api.encoder_for(version)
+    encoder = await api.encoder_for(version, deadline)
     vocab_size = version.manifest.vocab_size
-    inputs = await asyncio.to_thread(encode_prompts, encoder, body.input, vocab_size, "input")
+    encode = (encode_prompts, encoder, body.input, vocab_size, "input")
+    inputs = await api.prompts.run(deadline, *encode)
     work = _embed(api, version, inputs, tenant_of(request.scope))
     vectors = await unless_disconnected(request.receive, work)
     count = sum(map(len, inputs))

@@ -1,6 +1,5 @@
 """The frame that the two inference routes share: read, admit, generate, send."""
 
-import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -10,13 +9,15 @@ from starlette.responses import Response
 
 from everloop.errors import DataError, EngineStoppedError
 from serving.openai_api.choice import Prompt
+from serving.openai_api.config import ServerConfig
 from serving.openai_api.deadline import deadline_of
 from serving.openai_api.errors import ApiError
 from serving.openai_api.generation import AdmittedRequest, Generation
 from serving.openai_api.generation_request import GenerationRequest
 from serving.openai_api.observer import facts_of
+from serving.openai_api.prompt import PromptEncoder
 from serving.openai_api.reply import Reply, ReplyForm
-from serving.openai_api.request_body import parse_body
+from serving.openai_api.request_body import read_body
 from serving.openai_api.state import ApiState, state_of
 from serving.openai_api.streaming import GenerationResponse
 from serving.openai_api.tenant import tenant_of
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from serving.engine.llm_engine import LLMEngine
 
 G = TypeVar("G", bound=GenerationRequest)
-Admission = Callable[[ApiState, G, "LLMEngine"], Awaitable[tuple[list[Prompt], ReplyForm]]]
+Admission = Callable[[ServerConfig, PromptEncoder, G, "LLMEngine"], tuple[list[Prompt], ReplyForm]]
 
 _ID_PREFIX = {"chat": "chatcmpl-", "completions": "cmpl-"}
 
@@ -40,12 +41,13 @@ def endpoint(
         route: its name.
         schema: of its body.
         unsupported: fields that it refuses by name.
-        admit: makes the prompts of a body, and says how answers to them are written.
+        admit: makes the prompts of a body, and says how answers to them are written; runs in a
+            thread.
     """
 
     async def handle(request: Request) -> Response:
         api, facts = state_of(request), facts_of(request.scope)
-        body = parse_body(await request.body(), schema, unsupported)
+        body = await read_body(request, schema, unsupported)
         facts.stream = bool(body.stream)
         _check_count(api, body)
         generation, form = await start(api, body, request)
@@ -58,8 +60,10 @@ def endpoint(
         deadline = deadline_of(request, api)
         while True:
             version = api.version_named(body.model)
-            prompts, form = await admit(api, body, version)
-            await _compile_grammar(version, prompts[0], body)
+            encoder = await api.encoder_for(version, deadline)
+            work = (admit, api.config, encoder, body, version)
+            prompts, form = await api.prompts.run(deadline, *work)
+            await _compile_grammar(api, version, prompts[0], body, deadline)
             admitted = AdmittedRequest(
                 id=_ID_PREFIX[route] + uuid.uuid4().hex,
                 route=route,
@@ -86,12 +90,19 @@ def endpoint(
     return handle
 
 
-async def _compile_grammar(version: "LLMEngine", prompt: Prompt, body: GenerationRequest) -> None:
+async def _compile_grammar(
+    api: ApiState,
+    version: "LLMEngine",
+    prompt: Prompt,
+    body: GenerationRequest,
+    deadline: float | None,
+) -> None:
     """Compile what the answer must be off the event loop, where it would hold every stream up."""
     if prompt.params.structured is None:
         return
     try:
-        await asyncio.to_thread(version.check_request, prompt.token_ids, prompt.params)
+        check = version.check_request
+        await api.grammars.run(deadline, check, prompt.token_ids, prompt.params)
     except DataError as error:
         raise ApiError(str(error), param=body.constraint_field) from error
 

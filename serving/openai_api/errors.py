@@ -7,6 +7,7 @@ an error it can read in the status: 4xx is its own doing, 429 and 503 carry Retr
 import json
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
@@ -38,6 +39,9 @@ _KNOWN: tuple[tuple[type[Exception], int, str | None, float | None], ...] = (
 )
 _ROUTING = {404: "There is no such route.", 405: "This route takes another method."}
 
+# Faults of a field that is not in the body; pydantic's own, and those of chat_request.
+_OF_ABSENT = frozenset({"missing", "call_id", "content"})
+
 
 class ApiError(EverloopError):
     """A request that the API itself refuses."""
@@ -60,6 +64,17 @@ class ApiError(EverloopError):
         if not is_worth_retrying:
             # The official client would try a 409 or 5xx again at once.
             self.headers["x-should-retry"] = "false"
+
+
+def overdue() -> ApiError:
+    """What a request is told whose time is over."""
+    return ApiError(
+        "The request took longer than it may (server.max_request_seconds, or the header "
+        "x-request-timeout).",
+        status=504,
+        code="timeout",
+        is_worth_retrying=False,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +110,7 @@ def describe(error: Exception) -> ErrorReply:
     if isinstance(error, ApiError):
         return ErrorReply(error.status, str(error), error.param, error.code, error.headers)
     if isinstance(error, ValidationError):
-        return _describe_validation(error)
+        return describe(invalid(error, None))
     if isinstance(error, HTTPException):
         message = _ROUTING.get(error.status_code, error.detail)
         return ErrorReply(error.status_code, message, headers=dict(error.headers or {}))
@@ -114,15 +129,45 @@ def _retry_after(seconds: float | None) -> dict[str, str]:
     return {"retry-after": str(min(max(1, math.ceil(seconds)), _MAX_RETRY_AFTER_SECONDS))}
 
 
-def _describe_validation(error: ValidationError) -> ErrorReply:
-    first = error.errors(include_url=False, include_context=False)[0]
-    param = _path(first["loc"])
+def invalid(error: ValidationError, body: Any) -> ApiError:
+    """What a client is told whose body is wrong.
+
+    Args:
+        error: its first fault is told; of a union, that of the member that came furthest.
+        body: what the client sent; None if that is unknown.
+    """
+    faults = error.errors(include_url=False)
+    field = faults[0]["loc"][:1]
+    places = [
+        fault["loc"] if body is None else _sent(fault["loc"], body, fault["type"] in _OF_ABSENT)
+        for fault in faults
+    ]
+    same = [number for number, fault in enumerate(faults) if fault["loc"][:1] == field]
+    chosen = max(same, key=lambda number: len(places[number]))
+    first, param = faults[chosen], _path(places[chosen])
+    index = first.get("ctx", {}).get("index")
+    if index is not None:
+        param += f"[{index}]"
     if first["type"] == "missing":
-        return ErrorReply(400, f"{param} is required.", param, "missing_required_parameter")
+        return ApiError(f"{param} is required.", param=param, code="missing_required_parameter")
     message = first["msg"].removeprefix("Value error, ")
     found = repr(first["input"])
     shown = found if len(found) <= 60 else found[:57] + "..."
-    return ErrorReply(400, f"{param}: {message}, got {shown}.", param, "invalid_value")
+    return ApiError(f"{param}: {message}, got {shown}.", param=param, code="invalid_value")
+
+
+def _sent(location: tuple[int | str, ...], body: Any, is_absent: bool) -> tuple[int | str, ...]:
+    """The parts of a location that lead through a body; pydantic adds the members of its unions."""
+    kept: list[int | str] = []
+    for number, part in enumerate(location):
+        if isinstance(body, dict) and (part in body or (is_absent and number == len(location) - 1)):
+            body = body.get(part)
+        elif isinstance(body, list) and isinstance(part, int) and part < len(body):
+            body = body[part]
+        else:
+            continue
+        kept.append(part)
+    return tuple(kept)
 
 
 def _path(location: tuple[int | str, ...]) -> str:

@@ -1,5 +1,6 @@
 """POST and GET /v1/feedback, in TensorZero's shape: an inference_id is a completion's id."""
 
+import difflib
 import time
 import uuid
 from typing import Annotated, Literal, Self
@@ -9,15 +10,15 @@ from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from everloop.records import Feedback
+from everloop.records import METRICS, Feedback
 from serving.openai_api.errors import ApiError
 from serving.openai_api.generation_request import MetadataKey, MetadataValue
-from serving.openai_api.observer import Rating
-from serving.openai_api.request_body import RequestBody, parse_body
+from serving.openai_api.request_body import RequestBody, at_most, read_body
 from serving.openai_api.responses import FeedbackList, FeedbackReceipt
 from serving.openai_api.state import state_of
 
 _MAX_LISTED = 100
+_ALIKE = 0.8  # of two names, 0 to 1: a letter more, less or exchanged, or a word such as _up behind
 
 
 def _check_value_type(value: object) -> object:
@@ -43,7 +44,7 @@ class FeedbackRequest(RequestBody):
     value: Annotated[bool | float | str, BeforeValidator(_check_value_type)] = Field(
         description="Text for comment and demonstration, else a boolean or a number."
     )
-    tags: dict[MetadataKey, MetadataValue] | None = Field(None, max_length=16)
+    tags: Annotated[dict[MetadataKey, MetadataValue] | None, at_most(16)] = None
     source: Literal["HUMAN", "LLM_JUDGE", "CODE"] | None = None
     dryrun: bool | None = Field(None, description="Check the request and keep nothing.")
 
@@ -51,6 +52,13 @@ class FeedbackRequest(RequestBody):
     def _check(self) -> Self:
         if (self.inference_id is None) == (self.episode_id is None):
             raise ApiError("Send either inference_id or episode_id.", param="inference_id")
+        meant = _meant(self.metric_name)
+        if meant is not None:
+            raise ApiError(
+                f"No metric is called {self.metric_name!r}; did you mean {meant}? A metric of your "
+                "own needs a name that is less alike.",
+                param="metric_name",
+            )
         is_text = isinstance(self.value, str)
         if self.metric_name in ("comment", "demonstration"):
             if not is_text or not str(self.value).strip():
@@ -62,22 +70,19 @@ class FeedbackRequest(RequestBody):
             )
         return self
 
-    @property
-    def rating(self) -> Rating:
-        """What kind of word this is, for the count."""
-        if self.metric_name == "comment":
-            return "comment"
-        if self.metric_name == "demonstration":
-            return "demonstration"
-        if isinstance(self.value, bool):
-            return "positive" if self.value else "negative"
-        return "other"
+
+def _meant(metric_name: str) -> str | None:
+    """The metric that a mistyped name stands for; what nobody reads would be lost in silence."""
+    if metric_name in METRICS:
+        return None
+    near = difflib.get_close_matches(metric_name.lower(), METRICS, n=1, cutoff=_ALIKE)
+    return near[0] if near else None
 
 
 async def create_feedback(request: Request) -> Response:
     """Keep feedback; the reply comes after it is durable."""
     api = state_of(request)
-    body = parse_body(await request.body(), FeedbackRequest)
+    body = await read_body(request, FeedbackRequest)
     feedback = Feedback(
         id=f"feedback-{uuid.uuid4().hex}",
         created_at=time.time(),
@@ -88,9 +93,11 @@ async def create_feedback(request: Request) -> Response:
         tags=body.tags or {},
         source=body.source or "HUMAN",
     )
-    if not body.dryrun:
+    if body.dryrun:
+        await api.recorder.check_feedback(feedback)
+    else:
         await api.recorder.add_feedback(feedback)
-        api.observer.feedback(body.rating)
+        api.observer.feedback(feedback.rating)
     receipt = FeedbackReceipt(feedback_id=feedback.id)
     return Response(receipt.to_json(), media_type="application/json")
 

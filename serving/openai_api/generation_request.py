@@ -4,9 +4,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from serving.engine.sampling_params import StructuredOutput
+from serving.engine.sampling_params import MAX_STOP_LENGTH, MAX_STOPS, StructuredOutput
 from serving.openai_api.errors import ApiError
-from serving.openai_api.request_body import RequestBody
+from serving.openai_api.request_body import Items, RequestBody, at_most
 from serving.openai_api.structured import ResponseFormat, StructuredOutputsField
 
 _INT64 = 2**63
@@ -24,10 +24,10 @@ def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-StopString = Annotated[str, Field(min_length=1)]
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 Stop = Annotated[
-    list[StopString],
-    Field(max_length=4),
+    Items[StopString],
+    Field(max_length=MAX_STOPS),
     BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
 ]
 MetadataKey = Annotated[str, Field(max_length=64)]
@@ -51,18 +51,18 @@ class GenerationRequest(RequestBody):
     min_p: float | None = Field(None, ge=0, le=1)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
-    logit_bias: dict[TokenKey, Bias] | None = Field(None, max_length=1024)
+    repetition_penalty: float | None = Field(None, ge=1e-6, le=10)
+    logit_bias: Annotated[dict[TokenKey, Bias] | None, at_most(1024)] = None
     seed: int | None = Field(None, ge=-_INT64, lt=_INT64)
     n: int | None = Field(None, ge=1, le=_MAX_CHOICES)
     stop: Stop | None = None
-    stop_token_ids: list[TokenId] | None = Field(None, max_length=64)
+    stop_token_ids: Items[TokenId] | None = Field(None, max_length=64)
     ignore_eos: bool | None = Field(None, description="Generate max_tokens whatever comes.")
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputsField | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    metadata: dict[MetadataKey, MetadataValue] | None = Field(None, max_length=16)
+    metadata: Annotated[dict[MetadataKey, MetadataValue] | None, at_most(16)] = None
     user: str | None = Field(None, max_length=512, description="Kept as metadata.user.")
     safety_identifier: str | None = Field(None, max_length=512, description="The same.")
     store: bool | None = Field(None, description="False keeps no text of this request.")

@@ -20,6 +20,7 @@ from serving.openai_api.observer import facts_of
 from serving.openai_api.tenant import tenant_of
 
 _MAX_KEY_LENGTH = 255
+_FIXED_BYTES = 2048  # of a reply beside its body
 _Name = tuple[str, str]  # tenant, key
 
 
@@ -39,7 +40,7 @@ class _Kept:
 
     @property
     def size(self) -> int:
-        return sum(len(message.get("body", b"")) for message in self.messages)
+        return _FIXED_BYTES + sum(len(message.get("body", b"")) for message in self.messages)
 
 
 class ReplyCache:
@@ -94,7 +95,7 @@ class ReplyCache:
     def end(self, name: _Name, messages: list[Message]) -> None:
         """Keep the reply to a request, unless it is larger than all may be."""
         kept = self._kept.pop(name)
-        kept.messages, kept.is_complete = messages, True
+        kept.messages, kept.is_complete = _joined(messages), True
         kept.expires = self._clock() + self._seconds
         if kept.size > self._max_bytes:
             return
@@ -191,12 +192,18 @@ def _is_good(start: Message, scope: Scope) -> bool:
 
 
 async def _replay(messages: list[Message], send: Send) -> None:
-    start, *bodies = messages
+    start, body = messages
     headers = [*start["headers"], (b"idempotency-replayed", b"true")]
     headers = [header for header in headers if header[0] != b"x-request-id"]
     await send({**start, "headers": headers})
+    await send(body)
+
+
+def _joined(messages: list[Message]) -> list[Message]:
+    """A reply with its body in one piece: a stream is thousands, each larger than what it says."""
+    start, *bodies = messages
     body = b"".join(message.get("body", b"") for message in bodies)
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+    return [start, {"type": "http.response.body", "body": body, "more_body": False}]
 
 
 def _digest(scope: Scope, body: bytes) -> bytes:

@@ -22,6 +22,7 @@ from serving.openai_api.observer import (
     attach_facts,
     facts_of,
 )
+from serving.openai_api.state import ApiState
 
 logger = logging.getLogger(__name__)
 
@@ -133,32 +134,35 @@ class ErrorEnvelope:
 class BodyLimit:
     """Refuse request bodies over a size, announced or not."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on while its body is small enough."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        api: ApiState = scope["app"].state.api
+        limit = api.max_body_bytes
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdigit():
-            self._check(int(announced))
+            _check_size(int(announced), limit)
         received = 0
 
         async def receive_counted() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            self._check(received)
+            _check_size(received, limit)
             return message
 
         await self._app(scope, receive_counted, send)
 
-    def _check(self, size: int) -> None:
-        if size > self._max_bytes:
-            raise ApiError(
-                f"The body is larger than {self._max_bytes:,} bytes (server.max_body_bytes).",
-                status=413,
-                code="body_too_large",
-            )
+
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise ApiError(
+            f"The body is larger than {limit:,} bytes, which follow from the context of the model "
+            "and server.max_body_bytes.",
+            status=413,
+            code="body_too_large",
+        )

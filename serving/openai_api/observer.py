@@ -1,12 +1,12 @@
 """What the API reports to whoever counts. monitoring/metrics.py implements it."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from starlette.types import Scope
 
 RequestStatus = Literal["ok", "client_abort", "timeout", "rejected", "error"]
-Rating = Literal["positive", "negative", "comment", "demonstration", "other"]
 
 _SCOPE_KEY = "everloop.request"
 
@@ -18,7 +18,7 @@ class ServerObserver(Protocol):
         """A request was answered or given up; `status` is a RequestStatus, `model` a tag or ""."""
 
     def feedback(self, rating: str) -> None:
-        """Feedback was stored; `rating` is a Rating."""
+        """Feedback was stored; `rating` is a Rating of records."""
 
     def swap(self, result: str) -> None:
         """A change of the served version ended: ok or failed."""
@@ -31,6 +31,9 @@ class ServerObserver(Protocol):
     def event_loop_lag(self, seconds: float) -> None:
         """The event loop woke up so late."""
 
+    def background_failure(self, task: str) -> None:
+        """A task that runs for as long as the service has died."""
+
     def store_dropped(self, count: int) -> None:
         """So many interactions could not be recorded."""
 
@@ -40,6 +43,7 @@ class RequestFacts:
     """What a handler finds out about its request, for the count that the middleware makes."""
 
     id: str
+    arrival: float = field(default_factory=time.monotonic)
     model: str = ""
     stream: bool = False
     status: RequestStatus | None = None  # None: follows from the HTTP status

@@ -14,14 +14,27 @@ from tokenizers import Tokenizer
 
 from everloop.chat import ChatTemplate, template_turns
 from everloop.records import Message
+from serving.openai_api.context_limits import ContextLimits
 from serving.openai_api.errors import ApiError
 
 
 class PromptEncoder:
-    """Encodes the prompts of one model version."""
+    """Encodes the prompts of one model version.
 
-    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
+    Args:
+        tokenizer: of the version.
+        template: None for a model that only completes text.
+        limits: of its context; None for texts of one's own.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: ChatTemplate | None,
+        limits: ContextLimits | None = None,
+    ) -> None:
         self._template = template
+        self._limits = limits
         self._tokenizer = tokenizer
         # A copy: the switch is a property of a tokenizer, and the engine shares the original.
         self._literal = Tokenizer.from_str(tokenizer.to_str())
@@ -37,8 +50,7 @@ class PromptEncoder:
 
     def encode_text(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Encode a completion prompt; it is literal too (control tokens can be sent as ids)."""
-        ids: list[int] = self._literal.encode(text, add_special_tokens=add_special_tokens).ids
-        return ids
+        return _ids(self._literal, text, add_special_tokens=add_special_tokens)
 
     def encode_chat(
         self,
@@ -74,8 +86,7 @@ class PromptEncoder:
         }
         if any(self._pattern.search(text) for text in _texts(written)):
             return self._encode_guarded(render, written)
-        ids: list[int] = self._tokenizer.encode(render(**written), add_special_tokens=False).ids
-        return ids
+        return _ids(self._tokenizer, self._checked(render(**written)))
 
     def _encode_guarded(self, render: Callable[..., str], written: dict[str, Any]) -> list[int]:
         """Encode what was written with the names of special tokens in it.
@@ -90,7 +101,7 @@ class PromptEncoder:
         def guard(text: str) -> str:
             return self._pattern.sub(lambda found: marks[found[0]], text)
 
-        rendered = render(**_map_texts(written, guard))
+        rendered = self._checked(render(**_map_texts(written, guard)))
         ids: list[int] = []
         start = 0
         for match in self._pattern.finditer(rendered):
@@ -102,8 +113,25 @@ class PromptEncoder:
         return ids + self._literal_ids(turn_back.sub(lambda m: names[m[0]], rendered[start:]))
 
     def _literal_ids(self, text: str) -> list[int]:
-        ids: list[int] = self._literal.encode(text, add_special_tokens=False).ids
-        return ids
+        return _ids(self._literal, text)
+
+    def _checked(self, rendered: str) -> str:
+        if self._limits is not None:
+            self._limits.check_rendered(rendered)
+        return rendered
+
+
+def _ids(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool = False) -> list[int]:
+    # As a batch of one: only so the library lets other threads run meanwhile.
+    [encoding] = tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+    ids: list[int] = encoding.ids
+    return ids
+
+
+def decode_ids(tokenizer: Tokenizer, token_ids: list[int]) -> str:
+    """The text of tokens, the names of special ones included; lets other threads run."""
+    [text] = tokenizer.decode_batch([token_ids], skip_special_tokens=False)
+    return str(text)
 
 
 def check_ids(token_ids: list[int], vocab_size: int, where: str) -> list[int]:

@@ -23,5 +23,13 @@ class Recorder(Protocol):
             StoreError: it could not be made durable.
         """
 
+    async def check_feedback(self, feedback: Feedback) -> None:
+        """Raise what `add_feedback` would, and keep nothing.
+
+        Raises:
+            NotFoundError: no such inference or episode.
+            StoreError: the store cannot be read.
+        """
+
     async def list_feedback(self, inference_id: str | None, limit: int) -> list[Feedback]:
         """Give feedback, newest first, of one inference or of all."""

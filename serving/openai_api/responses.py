@@ -220,12 +220,29 @@ class DetokenizeReply(ReplyBody):
     prompt: str
 
 
+class ModelSampling(ReplyBody):
+    """How a model samples where a request sets neither temperature nor top_p.
+
+    Attributes:
+        top_k: null for all tokens.
+        source: the file that came with the weights; or imported or trained, where none did.
+    """
+
+    temperature: float
+    top_p: float
+    top_k: int | None
+    min_p: float
+    repetition_penalty: float
+    source: Literal["generation_config.json", "imported", "trained"]
+
+
 class Model(ReplyBody):
     """A model that requests may name.
 
     Attributes:
         batch_invariant: whether its logits were the same to the last bit in any company, as this
             machine measured when it loaded the version.
+        sampling: its defaults, with the server's laid over them.
     """
 
     id: str
@@ -233,6 +250,7 @@ class Model(ReplyBody):
     created: int
     owned_by: str
     batch_invariant: bool
+    sampling: ModelSampling
 
 
 class ModelList(ReplyBody):

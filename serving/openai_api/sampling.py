@@ -5,7 +5,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from everloop.manifest import Manifest
+from everloop.sampling_defaults import SamplingDefaults
 from serving.engine.sampling_params import SamplingParams, StructuredOutput
+from serving.openai_api.config import ServerConfig
+from serving.openai_api.context_limits import too_long
 from serving.openai_api.errors import ApiError
 from serving.openai_api.generation_request import GenerationRequest
 
@@ -13,9 +16,15 @@ from serving.openai_api.generation_request import GenerationRequest
 _SMALLEST_TOP_P = 1e-6
 
 
+def sampling_defaults(manifest: Manifest, config: ServerConfig) -> SamplingDefaults:
+    """How a version samples where a request sets neither temperature nor top_p."""
+    return manifest.sampling.with_temperature(config.default_temperature)
+
+
 def sampling_params(
     body: GenerationRequest,
     manifest: Manifest,
+    defaults: SamplingDefaults,
     *,
     num_prompt_tokens: int,
     default_tokens: int,
@@ -26,6 +35,7 @@ def sampling_params(
     Args:
         body: the request.
         manifest: of the version that answers.
+        defaults: where the request sets neither temperature nor top_p.
         num_prompt_tokens: length of the prompt.
         default_tokens: length of the answer if the request names none, or as much as fits.
         constraint: what the answer must be.
@@ -43,16 +53,20 @@ def sampling_params(
     bias = {int(token_id): value for token_id, value in (body.logit_bias or {}).items()}
     _check_tokens("logit_bias", bias, manifest.vocab_size)
     _check_tokens("stop_token_ids", body.stop_token_ids or (), manifest.vocab_size)
+    # Who sets one of the two knows what it is for, and gets the API's own value for the other.
+    is_plain = body.temperature is None and body.top_p is None
+    brought = defaults if is_plain else SamplingDefaults()
+    top_k = brought.top_k if body.top_k is None else body.top_k
     return SamplingParams(
         max_tokens=max(1, max_tokens),
         min_tokens=min_tokens,
-        temperature=_or(body.temperature, 1.0),
-        top_p=max(_or(body.top_p, 1.0), _SMALLEST_TOP_P),
-        top_k=body.top_k if body.top_k is not None and body.top_k > 0 else None,
-        min_p=_or(body.min_p, 0.0),
+        temperature=_or(body.temperature, brought.temperature),
+        top_p=max(_or(body.top_p, brought.top_p), _SMALLEST_TOP_P),
+        top_k=top_k if top_k is not None and top_k > 0 else None,
+        min_p=_or(body.min_p, brought.min_p),
         frequency_penalty=_or(body.frequency_penalty, 0.0),
         presence_penalty=_or(body.presence_penalty, 0.0),
-        repetition_penalty=_or(body.repetition_penalty, 1.0),
+        repetition_penalty=_or(body.repetition_penalty, brought.repetition_penalty),
         logit_bias=bias,
         seed=body.seed,
         stop=tuple(body.stop or ()),
@@ -81,13 +95,9 @@ def _max_tokens(
     wanted = body.wanted_tokens
     max_tokens = min(default_tokens, room) if wanted is None else wanted
     if room < 1 or max_tokens > room:
-        answer = f" and the answer up to {wanted:,}" if wanted else ""
-        raise ApiError(
-            f"This model takes {max_model_len:,} tokens of prompt and answer together; the prompt "
-            f"has {num_prompt_tokens:,}{answer}. Shorten the prompt or lower the limit.",
-            param=body.prompt_field,
-            code="context_length_exceeded",
-        )
+        answer = f" and the answer up to {wanted}" if wanted else ""
+        found = f"the prompt has {num_prompt_tokens} tokens{answer}"
+        raise too_long(max_model_len, found, body.prompt_field)
     return max_tokens
 
 

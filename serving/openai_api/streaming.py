@@ -1,8 +1,9 @@
 """How answers are sent: whole as JSON, or in pieces as server-sent events.
 
 The last byte of either goes out only after the interactions are durable. A failure after the first
-byte becomes `data: {"error": …}` and no `[DONE]`; a client that leaves ends its generation. While a
-stream waits for its first token, comments keep its connection open.
+byte becomes `data: {"error": …}` and no `[DONE]`, except when the server stops (shutdown.py); a
+client that leaves ends its generation. While a stream waits for its first token, comments keep its
+connection open.
 """
 
 import asyncio
@@ -66,11 +67,12 @@ class GenerationResponse(Response):
         try:
             answer = self._send_stream(send, facts) if self._stream else self._send_whole(send)
             await unless_disconnected(receive, answer)
-        except (ClientDisconnect, asyncio.CancelledError):
+        except (ClientDisconnect, asyncio.CancelledError) as error:
             if self._is_complete:
                 return
-            facts.status = "client_abort"
-            await self._generation.record_unsent("abort")
+            is_stopped = isinstance(error, asyncio.CancelledError) and self._api.is_draining
+            facts.status = "error" if is_stopped else "client_abort"
+            await self._generation.record_unsent("error" if is_stopped else "abort")
             raise
         except EverloopError as error:
             reply = describe(error)

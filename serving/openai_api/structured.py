@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from serving.engine.sampling_params import StructuredOutput
 from serving.openai_api.errors import ApiError
-from serving.openai_api.request_body import RequestBody
+from serving.openai_api.request_body import Items, RequestBody
 from serving.openai_api.unsupported import STRUCTURED_OUTPUTS, refuse_unsupported
 
 
@@ -57,7 +57,7 @@ class StructuredOutputs(RequestBody):
     json_: dict[str, Any] | str | None = Field(None, alias="json", description="A schema.")
     json_object: Literal[True] | None = None
     regex: str | None = Field(None, min_length=1, description="The whole answer matches it.")
-    choice: list[Annotated[str, Field(min_length=1)]] | None = Field(None, min_length=1)
+    choice: Items[Annotated[str, Field(min_length=1)]] | None = Field(None, min_length=1)
     grammar: str | None = Field(None, min_length=1, description="In the notation of Lark.")
 
     @model_validator(mode="after")

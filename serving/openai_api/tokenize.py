@@ -1,6 +1,5 @@
 """POST /tokenize and /detokenize, in vLLM's shapes: what a prompt costs before it is sent."""
 
-import asyncio
 from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, model_validator
@@ -8,9 +7,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.openai_api.chat_request import ChatMessage, TemplateVariables
+from serving.openai_api.deadline import deadline_of
 from serving.openai_api.errors import ApiError
-from serving.openai_api.prompt import PromptEncoder, check_ids
-from serving.openai_api.request_body import RequestBody, parse_body
+from serving.openai_api.prompt import PromptEncoder, check_ids, decode_ids
+from serving.openai_api.request_body import Items, RequestBody, read_body
 from serving.openai_api.responses import DetokenizeReply, TokenizeReply
 from serving.openai_api.state import ApiState, state_of
 from serving.openai_api.tools import Tool
@@ -25,8 +25,8 @@ class TokenizeRequest(RequestBody):
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[ChatMessage] | None = Field(None, min_length=1)
-    tools: list[Tool] | None = Field(None, max_length=128)
+    messages: Items[ChatMessage] | None = Field(None, min_length=1)
+    tools: Items[Tool] | None = Field(None, max_length=128)
     chat_template_kwargs: TemplateVariables | None = None
     add_generation_prompt: bool | None = None
     add_special_tokens: bool | None = Field(None, description="Of a prompt; true if absent.")
@@ -59,15 +59,17 @@ class DetokenizeRequest(RequestBody):
     """Body of POST /detokenize."""
 
     model: str | None = None
-    tokens: list[int]
+    tokens: Items[int]
 
 
 async def tokenize(request: Request) -> Response:
     """Give the tokens of a prompt, special ones included, and their number."""
     api = state_of(request)
-    body = parse_body(await request.body(), TokenizeRequest, TOKENIZE)
+    body = await read_body(request, TokenizeRequest, TOKENIZE)
     version = _version(api, body.model)
-    ids = await asyncio.to_thread(body.encode, await api.encoder_for(version))
+    deadline = deadline_of(request, api)
+    encoder = await api.encoder_for(version, deadline)
+    ids = await api.prompts.run(deadline, body.encode, encoder)
     names = [version.tokenizer.id_to_token(token_id) or "" for token_id in ids]
     reply = TokenizeReply(
         count=len(ids),
@@ -81,10 +83,10 @@ async def tokenize(request: Request) -> Response:
 async def detokenize(request: Request) -> Response:
     """Give the text of tokens, the names of special ones included."""
     api = state_of(request)
-    body = parse_body(await request.body(), DetokenizeRequest)
+    body = await read_body(request, DetokenizeRequest)
     version = _version(api, body.model)
     ids = check_ids(body.tokens, version.manifest.vocab_size, "tokens")
-    text = await asyncio.to_thread(version.tokenizer.decode, ids, skip_special_tokens=False)
+    text = await api.prompts.run(deadline_of(request, api), decode_ids, version.tokenizer, ids)
     return Response(DetokenizeReply(prompt=text).to_json(), media_type="application/json")
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.stepping import answer_greedily, read_in_chunks, read_token_by_token
+from benchmarks.stepping import read_in_chunks, read_token_by_token
 from tests.benchmarks.stepped_models import CountingModel
 
 WINDOWS = np.array([[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]])
@@ -24,11 +24,3 @@ def test_token_by_token_steps_so_many_rows() -> None:
     list(read_token_by_token(model, WINDOWS, 2, 2))
     assert model.works[:3] == [None, {0: [1], 1: [5]}, {0: [2], 1: [6]}]
     assert model.works[5:7] == [None, {0: [9]}]
-
-
-def test_answers_end_at_an_end_token_or_at_the_limit() -> None:
-    model = CountingModel("one", 20)
-    prompts = [[3, 4], [9], [1, 2]]
-    answers = list(answer_greedily(model, prompts, rows=2, max_tokens=4, ends={6, 7}))
-    assert answers == [[5, 6], [10, 11, 12, 13], [3, 4, 5, 6]]
-    assert model.works[:4] == [None, {0: [3, 4], 1: [9]}, {0: [5], 1: [10]}, {1: [11]}]

@@ -1,29 +1,20 @@
 """Programs from outside Python, a live exposition, and what both processes really expose."""
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from everloop.process_status import RESTARTS, ROUNDS, write_status
 from monitoring.drift_metrics import DriftMetrics
 from monitoring.drift_report import ColumnDrift, DriftReport
 from monitoring.metrics import Metrics
+from monitoring.status_metrics import StatusCollector
 from monitoring.training_metrics import GAUGES, TrainingCollector
+from tests.programs import program
 
 TAG = "everloop:v20260101000000-abcdef"
-
-
-def program(name: str) -> str:
-    """Find a program; without it skip the test, but fail in CI, where it must be installed."""
-    path = shutil.which(name)
-    if path is None and os.environ.get("CI") == "true":
-        pytest.fail(f"{name} is missing in CI: run scripts/install-test-tools.sh first")
-    if path is None:
-        pytest.skip(f"{name} is not installed: run scripts/install-test-tools.sh")
-    return path
 
 
 @pytest.fixture
@@ -37,9 +28,19 @@ def prometheus() -> str:
 
 
 @pytest.fixture
-def server_registry() -> CollectorRegistry:
+def status(tmp_path: Path) -> Path:
+    """What a supervisor and a loop worker wrote into the home folder."""
+    folder = tmp_path / "status"
+    write_status(folder / RESTARTS, {"server": {"restarts": 1, "last_end": "signal SIGKILL"}})
+    write_status(folder / ROUNDS, {"failed": 2})
+    return folder
+
+
+@pytest.fixture
+def server_registry(status: Path) -> CollectorRegistry:
     """A server after one request."""
     registry = CollectorRegistry()
+    registry.register(StatusCollector(status))
     metrics = Metrics(registry)
     metrics.model(TAG, TAG.partition(":")[2], "int8", "CPUExecutionProvider", True)
     metrics.scheduled(TAG, 0.002, 40, 32)
@@ -57,9 +58,10 @@ def server_registry() -> CollectorRegistry:
 
 
 @pytest.fixture
-def monitor_registry(tmp_path: Path) -> CollectorRegistry:
+def monitor_registry(tmp_path: Path, status: Path) -> CollectorRegistry:
     """A monitor after one drift run, while a training goes on."""
     registry = CollectorRegistry()
+    registry.register(StatusCollector(status))
     run = tmp_path / "runs" / "base-pretrain"
     run.mkdir(parents=True)
     status = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "install-test-tools.sh"
-PROGRAMS = ("promtool", "chromium", "chromedriver")
+PROGRAMS = ("promtool", "chromium", "chromedriver", "qemu-x86_64")
 
 
 @pytest.fixture
@@ -47,7 +47,8 @@ def test_says_in_one_line_what_is_skipped_without_root(bin_folder: Path) -> None
     assert done.stdout == ""
     assert done.stderr == (
         "test tools: tests will be skipped for want of chromium (pages in a browser); "
-        "chromedriver (pages in a browser); install the Debian packages chromium chromium-driver\n"
+        "chromedriver (pages in a browser); qemu-x86_64 (other processors); "
+        "install the Debian packages chromium chromium-driver qemu-user\n"
     )
 
 

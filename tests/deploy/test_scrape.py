@@ -109,7 +109,7 @@ def test_prometheus_scrapes_both_processes_and_evaluates_the_rules(api: str) -> 
             rule["health"] == "ok" for group in data["groups"] for rule in group["rules"]
         ),
     )["groups"]
-    assert sum(len(group["rules"]) for group in groups) == 14
+    assert sum(len(group["rules"]) for group in groups) == 17
     pending = poll(
         f"{api}/alerts",
         lambda data: (

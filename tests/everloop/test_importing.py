@@ -46,6 +46,7 @@ def test_import_checkpoint_saves_and_records_a_version(
     assert (manifest.name, manifest.family) == ("tiny-llama_1m", "llama")
     assert manifest.max_model_len == 64
     assert manifest.export.val_bpb == pytest.approx(manifest.export.val_loss / 0.693147, rel=1e-4)
+    assert manifest.export.validation_text == text
     assert manifest.lineage.datasets == ()
     weights = sha256_file(checkpoint / "model.safetensors")
     assert manifest.lineage.checkpoint_sha256 == weights
@@ -90,7 +91,7 @@ def test_import_checkpoint_may_be_shorter_than_a_window(
     manifest = import_checkpoint(home, run, checkpoint, text=text).manifest
 
     assert manifest.max_model_len == 40
-    assert manifest.export.validation_tokens == 64 * 40
+    assert manifest.export.validation_tokens == 8 * 40
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -145,7 +146,7 @@ def test_import_of_auto_precision_measures_all_and_keeps_one_that_passes(
 def test_import_measures_on_python_docs_without_a_text(home: Home, checkpoint: Path) -> None:
     manifest = import_checkpoint(home, FP32, checkpoint).manifest
 
-    assert manifest.export.validation_tokens == 64 * 64
+    assert manifest.export.validation_tokens == 8 * 64
 
 
 @pytest.mark.parametrize(

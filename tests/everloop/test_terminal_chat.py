@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from everloop.errors import EverloopError
+from everloop.sampling_defaults import IMPORTED, TRAINED
 from everloop.terminal_chat import ChatOptions, Talk, chat
 from serving.openai_api.app import create_app
 from serving.openai_api.config import ServerConfig
@@ -90,11 +91,13 @@ def test_nothing_can_be_rated_before_an_answer(talk, recorder, console):
     assert "write the better answer after /fix" in said(console)
 
 
-def test_again_asks_the_same_question_and_samples(talk, engine, recorder):
+@pytest.mark.parametrize("sampling", [TRAINED, IMPORTED])
+def test_again_asks_the_same_question_and_samples(talk, engine, recorder, sampling):
+    engine.current.sampling = sampling
     talk.take("Hi")
     talk.take("/again")
     first, second = (params for _, params in engine.requests)
-    assert (first.temperature, second.temperature) == (0.0, 1.0)
+    assert (first.temperature, second.temperature) == (0.0, sampling.temperature)
     assert recorder.interactions[0].messages == recorder.interactions[1].messages
 
 
@@ -122,7 +125,7 @@ def test_question_that_fits_alone_gets_a_shorter_answer(talk, engine):
 
 def test_error_is_shown_and_the_question_is_not_remembered(talk, recorder, console):
     talk.take("x" * 600)
-    assert "error: This model takes 512 tokens" in said(console)
+    assert "error: This model's maximum context length is 512 tokens" in said(console)
     talk.take("Hi")
     assert [message.content for message in recorder.interactions[0].messages] == ["Be short.", "Hi"]
 

@@ -11,6 +11,7 @@ from feedback.dataset import (
     FeedbackConfig,
     FeedbackDataset,
     build_feedback_dataset,
+    choose_validation,
     is_held_out,
 )
 
@@ -262,6 +263,48 @@ def test_replay_leaves_out_what_is_held_out_or_learnt_anyway(
     assert dataset.dropped["replayed question is held out"] == len(alone.holdout)
 
 
+def test_a_system_prompt_does_not_decide_what_is_held_out(asked: Ask) -> None:
+    system = Message(role="system", content="You are brief.")
+    plain = [asked(n, conversation_id=None) for n in range(200)]
+    instructed = [item.model_copy(update={"messages": (system, *item.messages)}) for item in plain]
+    sides = [is_held_out(item, 0.3) for item in plain]
+    assert [is_held_out(item, 0.3) for item in instructed] == sides
+
+
+def test_replay_leaves_out_what_is_answered_anew(asked: Ask, said: Say, row: Row) -> None:
+    old_answer = Message(role="assistant", content="What it said before.")
+    question = Message(role="user", content="  what is NUMBER 1? ")
+    config = FeedbackConfig(holdout_share=0.0, min_rows=1, replay_ratio=9.0)
+    replay = [row(messages=(question, old_answer)), row(2)]
+    dataset = build([asked(1)], [said(1)], config, replay)
+    assert dataset.replay == (row(2),)
+    assert dataset.dropped["replayed question is answered anew"] == 1
+
+
+def test_validation_takes_all_rows_of_a_question(row: Row) -> None:
+    def answered(number: int, system: str) -> DatasetRow:
+        turns = [("system", system), ("user", f"Question {number}?"), ("assistant", "So.")]
+        return row(messages=tuple(Message(role=role, content=content) for role, content in turns))
+
+    rows = [answered(number, system) for number in range(60) for system in ("Be brief.", "Sing.")]
+    split = choose_validation(rows, 0.3)
+    sides = [
+        {found.split for found in split if found.messages and found.messages[1].content == asked}
+        for asked in (f"Question {number}?" for number in range(60))
+    ]
+    assert {len(found) for found in sides} == {1}
+    assert 10 < sum(found == {"validation"} for found in sides) < 28
+    assert choose_validation(rows[::-1], 0.3) == split[::-1]
+
+
+def test_validation_is_chosen_apart_from_the_hold_out(asked: Ask, said: Say) -> None:
+    # Without a conversation's id both go by the question.
+    interactions = [asked(n, conversation_id=None) for n in range(200)]
+    learnt = build(interactions, [said(n) for n in range(200)], FeedbackConfig()).train
+    chosen = [row for row in choose_validation(learnt, 0.15) if row.split == "validation"]
+    assert 0.08 < len(chosen) / len(learnt) < 0.22
+
+
 def test_too_few_rows_are_refused_with_the_counts(asked: Ask, said: Say) -> None:
     with pytest.raises(RefusedError) as caught:
         build([asked(1), asked(2)], [said(1), said(2, value=False)], FeedbackConfig(min_rows=5))
@@ -271,7 +314,9 @@ def test_too_few_rows_are_refused_with_the_counts(asked: Ask, said: Say) -> None
 
 def test_too_few_rows_to_judge_by_are_refused(asked: Ask, said: Say) -> None:
     config = FeedbackConfig(holdout_share=0.0, min_rows=1, min_holdout_rows=3)
-    with pytest.raises(RefusedError, match=r"0 to judge by \(feedback.min_holdout_rows = 3\)"):
+    with pytest.raises(
+        RefusedError, match=r"0 to judge by \(feedback.min_holdout_rows or .* = 3\)"
+    ):
         build([asked(1)], [said(1)], config)
 
 

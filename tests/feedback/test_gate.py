@@ -250,3 +250,13 @@ def test_gain_that_hides_large_losses_is_undecided() -> None:
 
 def test_real_gain_is_found() -> None:
     assert simulate(0.1, rounds=100, rows=60) >= 90
+
+
+@pytest.mark.parametrize(("divergence", "verdict"), [(0.05, "promote"), (0.051, "reject")])
+def test_a_candidate_may_not_move_far_from_the_imported_model(
+    divergence: float, verdict: str
+) -> None:
+    found = judge(replace(better(), divergence=divergence), FAST)
+    assert found.verdict == verdict
+    assert found.numbers["divergence"] == divergence
+    assert any("diverges by" in reason for reason in found.reasons)

@@ -19,6 +19,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from everloop.chat import CHAT_TEMPLATE, ChatTemplate
 from everloop.errors import NotFoundError, PromptTooLongError
 from everloop.records import Feedback, Interaction
+from everloop.sampling_defaults import TRAINED, SamplingDefaults
 from serving import launch
 from serving.engine.observer import SilentObserver
 from serving.engine.sampling_params import SamplingParams
@@ -49,6 +50,7 @@ class ScriptedVersion:
     chat_template: ChatTemplate | None = field(default_factory=lambda: ChatTemplate(CHAT_TEMPLATE))
     tokenizer: Tokenizer = field(default_factory=byte_tokenizer)
     has_hidden_states: bool = False
+    sampling: SamplingDefaults = TRAINED
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -62,6 +64,7 @@ class ScriptedVersion:
         return SimpleNamespace(
             name=name, version=version, tag=self.tag, max_model_len=self.max_model_len,
             vocab_size=259, has_hidden_states=self.has_hidden_states, hidden_size=4,
+            sampling=self.sampling,
             special_tokens=SimpleNamespace(eos_token_ids=(0, 2)),
         )  # fmt: skip
 
@@ -160,6 +163,11 @@ class MemoryRecorder:
             raise NotFoundError(f"no inference {feedback.inference_id}.")
         self.feedback.append(feedback)
 
+    async def check_feedback(self, feedback: Feedback) -> None:
+        kept = list(self.feedback)
+        await self.add_feedback(feedback)
+        self.feedback = kept
+
     async def list_feedback(self, inference_id: str | None, limit: int) -> list[Feedback]:
         found = [f for f in self.feedback if inference_id in (None, f.inference_id)]
         return found[::-1][:limit]
@@ -175,6 +183,7 @@ class ObserverLog:
     models: list[str] = field(default_factory=list)
     batch_invariant: list[bool] = field(default_factory=list)
     lags: list[float] = field(default_factory=list)
+    deaths: list[str] = field(default_factory=list)
     dropped: int = 0
 
     def request(self, route: str, model: str, status: str, stream: bool, seconds: float) -> None:
@@ -194,6 +203,9 @@ class ObserverLog:
 
     def event_loop_lag(self, seconds: float) -> None:
         self.lags.append(seconds)
+
+    def background_failure(self, task: str) -> None:
+        self.deaths.append(task)
 
     def store_dropped(self, count: int) -> None:
         self.dropped += count

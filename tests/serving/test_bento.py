@@ -1,16 +1,26 @@
 """The bentofile: what it names, and a Bento that is built and answers."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import tomllib
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from everloop.cli import app
+from everloop.cli_options import open_store
+from everloop.errors import NotFoundError
+from everloop.packaging import version_to_package
 from everloop.registry import Registry
+from everloop.settings import Home
+from feedback.rollout import promote
 from serving import launch
 from tests.serving.conftest import make_client
 
@@ -47,19 +57,32 @@ def test_nothing_of_training_or_drift_goes_in(bentofile):
     assert bentofile["python"]["lock_packages"] is False
 
 
+def test_without_a_champion_the_version_must_be_named(home):
+    with open_store(home) as store, pytest.raises(NotFoundError, match="no champion to package"):
+        version_to_package(home, store, None)
+
+
+def test_the_bentofile_names_one_model_in_the_place_of_which_another_is_put():
+    text = (ROOT / "bentofile.yaml").read_text(encoding="utf-8")
+    assert text.count('"everloop:latest"') == 1
+
+
 @pytest.mark.slow
 def test_bento_is_built_and_answers(home, versions, tmp_path):
-    """From an empty home: the model that travels in the Bento becomes the first champion."""
+    """The champion travels in the Bento, and becomes the first champion of an empty home."""
     other = type(home)(tmp_path / "builder").create()
-    Registry(other).save(versions[0])
-    env = os.environ | {"BENTOML_HOME": str(other.bentoml), "BENTOML_DO_NOT_TRACK": "True"}
-    bentoml = [sys.executable, "-m", "bentoml"]
-    built = subprocess.run(
-        [*bentoml, "build", "--version", "test", "-o", "tag"],
-        cwd=ROOT, env=env, capture_output=True, check=True, timeout=120,
-    )  # fmt: skip
-    assert b"everloop:test" in built.stdout
-    bento = other.bentoml / "bentos" / "everloop" / "test"
+    older, newer = (Registry(other).save(folder) for folder in versions)
+    with open_store(other) as store:
+        store.record_model_version(older)
+        promote(store, older.tag, "better than the newest")
+    done = CliRunner().invoke(app, ["models", "package", "--home", str(other.root), "--json"])
+    assert done.exit_code == 0, done.output
+    assert f"packaging {older.tag} of {other.root}" in done.stderr
+    built = json.loads(done.stdout)
+    assert built["model_version"] == older.tag
+    bento = other.bentoml / "bentos" / "everloop" / built["bento"].partition(":")[2]
+    said = yaml.safe_load((bento / "bento.yaml").read_text(encoding="utf-8"))
+    assert [model["tag"] for model in said["models"]] == [older.tag] != [newer.tag]
     files = {str(path.relative_to(bento)) for path in bento.rglob("*") if path.is_file()}
     assert "src/serving/chat_page/index.html" in files
     assert "src/feedback/store/migrations/env.py" in files
@@ -67,22 +90,43 @@ def test_bento_is_built_and_answers(home, versions, tmp_path):
     dockerfile = (bento / "env" / "docker" / "Dockerfile").read_text(encoding="utf-8")
     assert "USER bentoml" in dockerfile
     assert "BENTOML_DO_NOT_TRACK" in dockerfile
-    serve_and_ask(
-        [*bentoml, "serve", "everloop:test"], env | {"EVERLOOP_HOME": str(home.root)}, tmp_path
-    )
-    assert [version.tag for version in Registry(home).list()] == [Registry(other).list()[0].tag]
+    env = os.environ | {"BENTOML_HOME": str(other.bentoml), "BENTOML_DO_NOT_TRACK": "True"}
+    archive = tmp_path / "image.tar.gz"
+    subprocess.run(
+        [sys.executable, "-m", "bentoml", "export", built["bento"], str(archive)],
+        cwd=ROOT, env=env, capture_output=True, check=True, timeout=120,
+    )  # fmt: skip
+    image = tmp_path / "image"
+    with tarfile.open(archive) as packed:
+        packed.extractall(image, filter="data")
+    serve_and_ask(dockerfile, home, image)
+    assert [version.tag for version in Registry(home).list()] == [older.tag]
 
 
-def serve_and_ask(command: list[str], env: dict[str, str], folder: Path) -> None:
+def serve_and_ask(dockerfile: str, home: Home, image: Path) -> None:
+    """Do what a container of the image does, on this machine's own loopback address."""
+    lines = [line.partition(" ") for line in dockerfile.splitlines()]
+    entrypoint = [text for word, _, text in lines if word == "ENTRYPOINT"][-1]
+    workdir = [text for word, _, text in lines if word == "WORKDIR"][-1]
+    assert workdir == "/home/bentoml/bento/src"
+    _, *arguments = json.loads(entrypoint)
     port = launch.free_port()
-    with (folder / "bento.log").open("wb") as log:
+    env = os.environ | {"BENTO_PATH": str(image), "EVERLOOP_HOME": str(home.root)}
+    with (image / "log").open("wb") as log:
         process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(port)],
-            cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True,
+            [sys.executable, *arguments, "--host", "127.0.0.1", "--port", str(port)],
+            cwd=image / "src", env=env, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     try:
         url = f"http://127.0.0.1:{port}"
         launch.wait_ready(url, 90, process)
+        ports = [
+            connection.laddr.port
+            for one in psutil.Process(process.pid).children(recursive=True)
+            for connection in one.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        ]
+        assert ports == [port]
         with make_client(url, strict=True) as ai:
             answer = ai.chat.completions.create(
                 model="everloop", messages=[{"role": "user", "content": "Hi"}], max_tokens=4
@@ -90,4 +134,4 @@ def serve_and_ask(command: list[str], env: dict[str, str], folder: Path) -> None
             assert answer.usage.completion_tokens >= 1
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(40) == 0
+        assert process.wait(60) == 0

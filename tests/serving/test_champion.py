@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from everloop.errors import StoreError
-from everloop.manifest import read_manifest
+from everloop.manifest import FILE_NAME, read_manifest
 from everloop.registry import Registry
 from everloop.settings import Home
 from feedback.store.store import Store, open_store
@@ -31,6 +32,7 @@ class Scene:
     observer: ObserverLog
     engine: AsyncEngine
     follower: ChampionFollower
+    served_names: set[str]
 
     @property
     def answering(self) -> str | None:
@@ -51,11 +53,11 @@ async def scene(home: Home) -> AsyncIterator[Scene]:
     store, registry, observer = open_store(home.database_url), Registry(home), ObserverLog()
     engine = AsyncEngine(ENGINE)
     await engine.start()
-    follower = ChampionFollower(
-        engine, store, registry, observer, ServerConfig(poll_seconds=0.01, swap_grace_seconds=5)
-    )
+    names: set[str] = set()
+    config = ServerConfig(poll_seconds=0.01, swap_grace_seconds=5)
+    follower = ChampionFollower(engine, store, registry, observer, config, names)
     try:
-        yield Scene(store, registry, observer, engine, follower)
+        yield Scene(store, registry, observer, engine, follower, names)
     finally:
         await engine.stop(1)
         store.close()
@@ -101,6 +103,35 @@ def test_new_deployment_is_swapped_in_and_marked_live(home, versions):
             assert s.answering == first
 
     asyncio.run(run())
+
+
+def renamed(folder: Path, name: str, target: Path) -> Path:
+    shutil.copytree(folder, target)
+    manifest = read_manifest(folder).model_copy(update={"name": name})
+    (target / FILE_NAME).write_text(manifest.model_dump_json(), encoding="utf-8")
+    return target
+
+
+def test_names_of_earlier_champions_are_kept(home, versions, tmp_path):
+    other = renamed(versions[1], "smollm2", tmp_path / "other")
+
+    async def run(*deployed: str) -> set[str]:
+        async with scene(home) as s:
+            for tag in deployed:
+                s.store.deploy(tag, "promote", "better")
+                await s.follower.follow_once()
+            await s.follower.follow_once()
+            return s.served_names
+
+    async def add() -> tuple[str, str]:
+        async with scene(home) as s:
+            return s.add(other), s.add(versions[0])
+
+    imported, trained = asyncio.run(add())
+    assert asyncio.run(run(imported)) == set()  # the champion has its own name anyway
+    assert asyncio.run(run(trained)) == {"smollm2"}
+    # After a restart too.
+    assert asyncio.run(run()) == {"smollm2", "everloop"}
 
 
 def test_champion_of_the_store_wins_over_a_newer_version(home, versions):

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 import signal
 import subprocess
@@ -15,7 +14,6 @@ from pathlib import Path
 
 import httpx
 import openai
-import psutil
 import pytest
 
 from everloop.errors import ConfigError
@@ -30,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 FORBIDDEN = ("torch", "transformers", "trl", "datasets", "pandas", "evidently", "sklearn")
 ASK = [{"role": "user", "content": "Hello"}]
 
-# A service in its own interpreter, without BentoML's supervisor: what is loaded once it has
+# A service in its own interpreter, without a socket: what is loaded once it has
 # answered, and how its probes change while the model loads.
 IN_PROCESS = """
 import asyncio, json, sys
@@ -67,11 +65,6 @@ class Service:
 
     def __post_init__(self) -> None:
         self.url = f"http://127.0.0.1:{self.port}"
-
-    @property
-    def worker(self) -> psutil.Process:
-        (worker,) = psutil.Process(self.process.pid).children()
-        return worker
 
     @contextlib.contextmanager
     def store(self) -> Iterator[Store]:
@@ -118,7 +111,7 @@ def ask(ai: openai.OpenAI, **fields):
 
 
 def test_importing_the_service_loads_no_engine():
-    """BentoML's supervisor imports the module too, and serves nothing."""
+    """BentoML's builder imports the module too, and serves nothing."""
     script = "import serving.service, sys, json; print(json.dumps(sorted(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, check=True)
     loaded = set(json.loads(run.stdout))
@@ -166,7 +159,7 @@ def test_service_as_a_process(filled):
                 next(iter(answer))
         assert wait_until(lambda: aborted(service.url) >= 1)
         # Shared objects show what is loaded even where Python's own list would not.
-        maps = Path(f"/proc/{service.worker.pid}/maps")
+        maps = Path(f"/proc/{service.process.pid}/maps")
         if maps.exists():
             text = maps.read_text(encoding="utf-8")
             assert "onnxruntime" in text
@@ -174,6 +167,8 @@ def test_service_as_a_process(filled):
         assert httpx.get(f"{service.url}/nowhere").json()["error"]["type"] == (
             "invalid_request_error"
         )
+        unknown = httpx.get(f"{service.url}/v1/a%0Ab")
+        assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "unknown_url")
         assert "Everloop" in httpx.get(service.url).text
         with pytest.raises(ConfigError, match="another server"):
             launch.check(filled, "127.0.0.1", launch.free_port())
@@ -280,10 +275,8 @@ def test_killed_server_has_lost_no_answer_that_a_client_has(filled):
         for thread in threads:
             thread.start()
         assert wait_until(lambda: len(complete) > 60)
-        worker, supervisor = service.worker, service.process
-        os.kill(supervisor.pid, signal.SIGKILL)
-        worker.kill()
-        supervisor.wait(60)
+        service.process.kill()
+        service.process.wait(60)
         for thread in threads:
             thread.join(60)
         with service.store() as store:
@@ -299,16 +292,6 @@ def stream_only(url: str, complete: set[str]) -> None:
             text = http.post("/v1/chat/completions", json=body | {"stream": True}).text
             if text.endswith("data: [DONE]\n\n"):
                 complete.add(json.loads(text.split("\n\n")[0].removeprefix("data: "))["id"])
-
-
-@pytest.mark.slow
-def test_worker_does_not_outlive_a_killed_supervisor(filled):
-    with running(filled) as service:
-        worker = service.worker
-        service.process.kill()
-        service.process.wait(60)
-        worker.wait(60)
-        launch.check(filled, "127.0.0.1", service.port)
 
 
 @pytest.mark.slow
@@ -346,7 +329,9 @@ def test_service_that_cannot_start_ends_and_says_why(filled, monkeypatch):
     log = filled.root / "server.log"
     process = launch.start(filled, "127.0.0.1", launch.free_port(), log_file=log)
     try:
-        process.wait(60)
-        assert "the service cannot start: store /nowhere/store.sqlite" in log.read_text("utf-8")
+        assert process.wait(60) == 1
+        text = log.read_text("utf-8")
+        assert "the service cannot start: store /nowhere/store.sqlite" in text
+        assert "Traceback" not in text
     finally:
         process.kill()

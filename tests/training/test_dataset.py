@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from everloop.errors import ConfigError, DataError
-from everloop.records import DatasetInfo, content_hash
+from everloop.records import DatasetInfo, Message, content_hash
 from everloop.settings import Home, RunFile
 from training import python_docs
 from training.dataset import (
@@ -268,6 +268,94 @@ def test_tools_of_a_conversation_reach_its_row(corpus: Path, home: Home) -> None
     assert [row.tools for row in rows[-2:]] == [None, (tool,)]
     assert rows[-1].id == content_hash(None, rows[-1].messages, tools=(tool,)) != rows[-2].id
     assert rows[-1].split == rows[-2].split
+
+
+@pytest.mark.parametrize("has_ids", [False, True])
+def test_all_answers_to_one_question_are_on_one_side(
+    tmp_path: Path, home: Home, has_ids: bool
+) -> None:
+    path = tmp_path / "answers.jsonl"
+    rows: list[dict[str, object]] = [{"text": sentence(number)} for number in range(40)]
+    for number in range(160):
+        question = f"Who lives in house {number % 40}?"
+        answer = {"role": "assistant", "content": f"Answer {number}: {sentence(number)}"}
+        asked = question if number % 3 else f"  {question.upper()} "
+        messages: list[dict[str, str]] = [{"role": "user", "content": asked}]
+        if number % 2:
+            messages.insert(0, {"role": "system", "content": "Be brief."})
+        row: dict[str, object] = {"messages": [*messages, answer]}
+        if number % 4 == 3:
+            worse = answer | {"content": "Nobody."}
+            row = {"prompt": messages, "chosen": [answer], "rejected": [worse]}
+        elif number % 4 == 2:
+            row["label"] = bool(number % 8 == 2)
+        rows.append(row | ({"id": f"row-{number}"} if has_ids else {}))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    info = build(path, home, validation_share=0.3)
+
+    sides: dict[str, set[str]] = {}
+    for row in read_rows(home.data / info.id):
+        if row.messages:
+            asked = next(turn.content for turn in row.messages if turn.role == "user")
+            sides.setdefault(" ".join(asked.lower().split()), set()).add(row.split)
+    assert len(sides) == 40
+    assert {len(found) for found in sides.values()} == {1}
+    assert len(set().union(*sides.values())) == 2
+
+
+def test_empty_answers_are_dropped_with_the_reason(corpus: Path, home: Home) -> None:
+    asked = {"role": "user", "content": "Who lives in house 99?"}
+    blank = {"role": "assistant", "content": " \n\u200b"}
+    told = {"role": "assistant", "content": "Nobody."}
+    rows: list[dict[str, object]] = [
+        {"messages": [asked, blank]},
+        {"messages": [asked, blank, asked, told]},
+        {"prompt": "Who?", "completion": ""},
+        {"messages": [asked, blank], "label": True},
+        {"prompt": "Who?", "chosen": "  ", "rejected": "Nobody."},
+        {"instruction": "Who?", "input": "", "output": ""},
+        {"prompt": "Who?", "chosen": "Nobody.", "rejected": "Nobody. \n"},
+        # Silence may be refused.
+        {"messages": [asked, blank], "label": False},
+        {"prompt": "Who?", "chosen": "Nobody.", "rejected": ""},
+    ]
+    for number in range(30):  # so that both sides of the split have some
+        question, answer = f"Who {number}?", f"Person {number}."
+        rows.append({"prompt": question, "completion": answer, "label": True})
+        rows.append({"prompt": question, "chosen": answer, "rejected": "You."})
+    with corpus.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+    info = build(corpus, home, validation_share=0.3)
+
+    assert info.dropped["read"] == {"empty_answer": 6, "no_preference": 1, "no_text": 1}
+    rated = [row for row in read_rows(home.data / info.id) if row.label is False]
+    assert [row.messages[-1] for row in rated if row.messages] == [Message(**blank)]
+
+
+def test_an_id_or_white_space_at_an_end_moves_no_text(tmp_path: Path, home: Home) -> None:
+    def sides(folder: str, rows: list[dict[str, object]], **source: str) -> dict[str, str]:
+        path = tmp_path / folder / "texts.jsonl"
+        path.parent.mkdir()
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        tables = [{"path": str(path), "name": "texts", **source}]
+        info = build_dataset(DataConfig.model_validate({"source": tables}), home)
+        return {(row.text or "").strip(): row.split for row in read_rows(home.data / info.id)}
+
+    texts = [sentence(number) for number in range(60)]
+    plain = sides("plain", [{"text": text} for text in texts])
+    assert set(plain.values()) == {"train", "validation"}
+    named = [{"id": f"v1-{number}", "text": text} for number, text in enumerate(texts)]
+    renamed = [{"id": f"v2-{number}", "text": f"{text} \n"} for number, text in enumerate(texts)]
+    assert sides("named", named) == plain
+    assert sides("renamed", renamed) == plain
+    # A duplicate with another id, before the first, moves nothing either.
+    assert sides("both", [*renamed, *named]) == plain
+    # Who names the field of the ids keeps the parts of a document together.
+    parts = [{"id": number // 6, "text": text} for number, text in enumerate(texts)]
+    grouped = list(sides("parts", parts, id_field="id").values())
+    assert {len(set(grouped[first : first + 6])) for first in range(0, 60, 6)} == {1}
 
 
 def test_an_evaluation_set_may_have_any_keys(corpus: Path, home: Home, tmp_path: Path) -> None:

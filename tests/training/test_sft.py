@@ -10,6 +10,8 @@ from everloop.manifest import DatasetRef
 from everloop.records import DatasetRow, Message, content_hash
 from training.checkpoint import Checkpoint, read_checkpoint
 from training.config import SftConfig
+from training.curves import read_curves
+from training.pretrained import load_network
 from training.sft import SftRunTrainer
 from training.tune import fine_tune
 
@@ -118,11 +120,13 @@ def test_fine_tune_trains_on_answers_and_whole_texts(
     fine_tune(tiny_checkpoint, rows, validation, tmp_path / "run", _config(max_steps=1))
     (batch,) = batches
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint, local_files_only=True)
-    learnt = sorted(tokenizer.decode(labels[labels != -100]) for labels in batch["labels"])
+    rows = batch["labels"][0].tensor_split(batch["cu_seq_lens_q"][1:-1].tolist())
+    learnt = sorted(tokenizer.decode(labels[labels != -100]) for labels in rows)
     answer = "A string. It raises ValueError otherwise.<|im_end|>"
-    assert learnt == [answer, answer, answer, "The lazy dog sorts the items.<|endoftext|>"]
-    assert set(batch) >= {"input_ids", "labels"}
-    assert "position_ids" not in batch
+    # Nothing stands before the first token of a text, so that it is read and not learnt.
+    assert learnt == [" lazy dog sorts the items.<|endoftext|>", answer, answer, answer]
+    assert len(rows) == 4
+    assert batch["input_ids"].shape == (1, int(batch["cu_seq_lens_q"][-1]))
 
 
 def test_fine_tune_resumes_nothing_when_finished(tuned: Checkpoint, tiny_checkpoint: Path) -> None:
@@ -161,3 +165,24 @@ def test_fine_tune_refuses_rows_of_the_holdout(tiny_checkpoint: Path, tmp_path: 
         fine_tune(
             tiny_checkpoint, _rows("holdout", 2), _rows("validation", 1), tmp_path / "r", _config()
         )
+
+
+@pytest.mark.parametrize("lora_rank", [None, 4])
+def test_the_start_is_kept_when_no_step_is_better(
+    tuned: Checkpoint, tmp_path: Path, lora_rank: int | None
+) -> None:
+    other = (Message(role="user", content="?"), Message(role="assistant", content="7 9 0 3" * 8))
+    rows = [DatasetRow(id=content_hash(None, other), split="train", sources=(), messages=other)]
+    rates = {"adamw_learning_rate": 0.7} | ({} if lora_rank else {"muon_learning_rate": 0.7})
+    checkpoint = fine_tune(
+        tuned.path, rows * 8, _rows("validation", 4), tmp_path / "run",
+        _config(max_steps=4, eval_every=2, lora_rank=lora_rank, warmup_steps=0, **rates),
+    )  # fmt: skip
+
+    losses = [point.val_loss for point in read_curves(tmp_path / "run" / "history.jsonl")]
+    start, *later = [loss for loss in losses if loss is not None]
+    assert min(later) > start
+    assert (checkpoint.metrics["best_step"], checkpoint.metrics["val_loss"]) == (0, start)
+    kept, given = load_network(checkpoint.path), load_network(tuned.path)
+    same = zip(kept.parameters(), given.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in same)

@@ -6,7 +6,8 @@ from pathlib import Path
 from datatrove.pipeline.filters import C4BadWordsFilter
 from datatrove.pipeline.writers.disk_base import DiskWriter
 
-from everloop.errors import ConfigError
+from everloop.errors import ConfigError, DataError
+from everloop.text_files import read_text_lines
 
 
 class BlocklistFilter(C4BadWordsFilter):
@@ -30,9 +31,9 @@ class BlocklistFilter(C4BadWordsFilter):
 
 def _pattern(file: Path) -> re.Pattern[str]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"data.blocklist.file: {file} cannot be read ({error}).") from error
+        lines = read_text_lines(file)
+    except DataError as error:
+        raise ConfigError(f"data.blocklist.file: {error}") from error
     words = {line.strip().lower() for line in lines if line.strip() and line[0] != "#"}
     if not words:
         raise ConfigError(f"data.blocklist.file: {file} holds no word. Leave it out instead.")

@@ -16,6 +16,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.dedup import MinhashDedupBuckets
 from numpy.typing import NDArray
 
+from everloop.text_files import read_text_lines
 from training.cleaning.config import DuplicatesConfig
 from training.cleaning.signatures import minhash_config
 
@@ -133,7 +134,7 @@ def read_duplicates(folder: Path, rank: int) -> dict[int, Duplicate]:
     if not path.is_file():
         return {}
     found = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_text_lines(path)[:-1]:
         fields = json.loads(line)
         found[fields["index"]] = Duplicate(**{**fields, "original": tuple(fields["original"])})
     return found

@@ -10,6 +10,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from everloop import pii
 from everloop.records import Document
+from everloop.text_files import read_text_lines
 from training.cleaning.items import to_datatrove
 from training.corpus import Conversation, Dropped
 from training.sources import Input, read_input
@@ -108,4 +109,4 @@ def items_read(folder: Path) -> int:
 def topics_seen(folder: Path) -> set[str]:
     """The topics of all conversations that were read."""
     paths = (folder / "topics").glob("*")
-    return {line for path in paths for line in path.read_text(encoding="utf-8").splitlines()}
+    return {line for path in paths for line in read_text_lines(path) if line}

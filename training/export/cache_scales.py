@@ -13,7 +13,7 @@ import onnxruntime as ort
 from training.export.session import ReferenceRunner
 
 MAX_WINDOWS = 16  # the largest magnitudes hardly grow after a few thousand tokens
-_MAX_TOKENS = 512  # of one run: it holds the logits of all of them
+_MAX_TOKENS = 512  # of one run: it holds the activations of all of them
 _STEPS = 127  # from zero to the end of int8
 # Of the layer's largest scale: a channel that was silent on these texts may speak on others.
 _LEAST_SHARE = 1 / 64
@@ -40,7 +40,7 @@ def calibrate_cache(session: ort.InferenceSession, windows: np.ndarray) -> Cache
     for window in windows[chosen]:
         runner.lengths[:] = 0
         for start in range(0, context, _MAX_TOKENS):
-            runner.step({0: window[start : min(start + _MAX_TOKENS, context)].tolist()})
+            runner.fill({0: window[start : min(start + _MAX_TOKENS, context)].tolist()})
         for name, values in runner.state.items():  # (1, G, C, K)
             largest[name] = np.maximum(largest[name], np.abs(values[0]).max(axis=1))
     return {name: _scales(values) for name, values in largest.items()}

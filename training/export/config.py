@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from everloop.sampling_defaults import SamplingDefaults
 from everloop.settings import Config
 
 
@@ -36,11 +37,32 @@ class ExportConfig(Config):
     embeddings: bool = Field(
         True, description="give hidden states, too, so that the version can embed texts"
     )
+    licence: str | None = Field(
+        None, min_length=1, description="of the weights; absent: what their own files name"
+    )
+    sampling: SamplingDefaults | None = Field(
+        None,
+        description="where a request asks for neither temperature nor top_p; absent: what the "
+        "weights bring",
+    )
     max_parity_ratio: float = Field(
         10.0,
         gt=0,
         description="how many times as far from float64 as torch's own float32 the fp32 graph may "
         "be; sound graphs stay below 5, a matrix that is wrong by 1 % is in the hundreds",
+    )
+    max_kl: float = Field(
+        0.02,
+        ge=0,
+        description="nats per token that the next tokens of a precision may lie away from fp32's "
+        "on average: int8 is at 0.002 on open weights, a bad int4 at 0.3",
+    )
+    min_top_1_agreement: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="share of tokens whose likeliest continuation must be fp32's: 0.97 of int8 on "
+        "open weights, 0.7 of a bad int4",
     )
     max_int8_loss_increase: float = Field(
         0.01, ge=0, description="share by which int8 weights may raise the validation loss of fp32"

@@ -6,7 +6,7 @@ float32 gives float64 instead, and a module's own weights are widened while it c
 longer: a large model needs room in float64 for its largest matrix alone.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,17 +15,41 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
+_MAX_HELD_BYTES = 4 << 30  # of parameters in float64, beside those in float32
+
+Wide = Mapping[nn.Parameter, Tensor]
+
 
 @torch.no_grad()
-def float64_logits(model: PreTrainedModel, token_ids: list[int]) -> Tensor:
+def float64_logits(
+    model: PreTrainedModel, token_ids: list[int], held: Wide | None = None
+) -> Tensor:
     """Give the logits of one row, (tokens, vocabulary), computed in float64 from end to end.
 
     Args:
         model: float32, in evaluation mode; as it was, afterwards.
         token_ids: of the row.
+        held: the model's parameters in float64, by `hold_wide`; absent ones are widened as they
+            are needed.
     """
-    with _widened(model), _Float64():
-        return model(torch.tensor([token_ids])).logits[0]
+    narrow = {parameter: parameter.data for parameter in held or {}}
+    try:
+        for parameter, wide in (held or {}).items():
+            parameter.data = wide
+        with _widened(model), _Float64():
+            return model(torch.tensor([token_ids])).logits[0]
+    finally:
+        for parameter, data in narrow.items():
+            parameter.data = data
+
+
+@torch.no_grad()
+def hold_wide(model: PreTrainedModel) -> Wide:
+    """Widen all parameters once, for several rows; none where they would take too much memory."""
+    parameters = list(model.parameters())
+    if 8 * sum(parameter.numel() for parameter in parameters) > _MAX_HELD_BYTES:
+        return {}
+    return {parameter: parameter.data.double() for parameter in parameters}
 
 
 class _Float64(TorchFunctionMode):

@@ -1,11 +1,11 @@
 """Write the graph of a checkpoint in every precision that is wanted, and keep the one that is best.
 
 The fp32 graph is always written: it must agree with torch, and every other precision of weights
-and cache is judged by what it does to the loss over the same windows.
+and cache is judged by how far from it the next tokens lie in the same windows.
 """
 
-import logging
 import math
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,15 +14,17 @@ import numpy as np
 from rich.progress import Progress
 
 from everloop.errors import RefusedError
-from everloop.manifest import ExportReport, PrecisionReport
+from everloop.manifest import ExportReport, ParityReport, PrecisionReport
+from everloop.progress import stage
 from training.export.architecture import Architecture
 from training.export.cache_precision import quantize_cache
 from training.export.cache_scales import CacheScales, calibrate_cache
+from training.export.chat_answers import read_prompts
+from training.export.comparison import ComparedGraph, ExactGraph, affordable_windows
 from training.export.config import ExportConfig
 from training.export.equalization import Equalization, equalize
 from training.export.graph import DATA_FILE, MODEL_FILE, write_graph
 from training.export.input_moments import InputMoments
-from training.export.losses import session_losses
 from training.export.precision import (
     FP32,
     CachePrecision,
@@ -31,17 +33,18 @@ from training.export.precision import (
     wanted_caches,
     wanted_weights,
 )
-from training.export.quality import cache_refusal, check_parity, weights_refusal
+from training.export.qualification import Measured, Qualification
+from training.export.quality import check_parity
 from training.export.quantize import BLOCK_SIZE
+from training.export.sequential import spread
 from training.export.session import open_session
 from training.export.speed import measure_speeds
-from training.export.state import state_tensors
 from training.export.weights import Weights
 
 _MIN_SPLIT = 8  # windows
+# Times the limit: fitting takes a third off the KL of int4 (docs/decisions.md), not three quarters.
+_HOPELESS = 4
 _INT8_CACHE_FILE = "model-int8-cache.onnx"
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +54,6 @@ class ProvenGraph:
     parameters: int
     precision: PrecisionReport
     report: ExportReport
-
-
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    """A graph and what it costs; graphs of the same weights share a folder and its tensors."""
-
-    graph: Path
-    report: PrecisionReport
 
 
 def split_windows(windows: np.ndarray, config: ExportConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -81,6 +76,7 @@ class GraphExport:
         windows: token ids [N, context + 1], already checked, to measure losses on.
         calibration: windows to fit scales and int4 weights to; see `split_windows`.
         bytes_per_token: UTF-8 bytes of the validation text per token.
+        least_windows: that losses are measured on, whatever the comparison needs.
     """
 
     checkpoint: Path
@@ -90,6 +86,7 @@ class GraphExport:
     windows: np.ndarray
     calibration: np.ndarray
     bytes_per_token: float
+    least_windows: int = 0
     progress: Progress | None = None
 
     def run(self, folder: Path, scratch: Path) -> ProvenGraph:
@@ -102,41 +99,98 @@ class GraphExport:
         """
         formats = wanted_weights(self.config, self.architecture)
         caches = wanted_caches(self.config, self.architecture)
-        parameters, graph = self._write(scratch, FP32)
-        fp32 = graph
-        session = open_session(graph)
-        parity = check_parity(self.checkpoint, session, self.max_model_len, self.config)
-        scales = calibrate_cache(session, self.calibration) if "int8" in caches else {}
-        del session  # each graph takes its memory alone
-        moments = InputMoments(graph, self.calibration)
-        loss_fp32 = self._loss(graph, str(FP32))
-        measured: list[_Measured] = []
-        for weights in formats:
+        parameters, fp32 = self._write(scratch, FP32)
+        parity, scales = self._prove(fp32, caches)
+        qualification = self._qualification(fp32, scratch, formats != [FP32] or "int8" in caches)
+        measured = [qualification.fp32(fp32)]
+        moments = InputMoments(fp32, self.calibration)
+        for weights in reversed(formats):  # the cheapest first
             if weights != FP32:
-                _, graph = self._write_quantized(scratch, weights, fp32, moments)
-            measured += self._measure(graph, weights, caches, scales, loss_fp32)
+                compared = self._write_quantized(scratch, weights, fp32, moments, qualification)
+                measured += self._measure(qualification, compared, weights, caches, scales)
+        # Beside quantized weights that qualify, fp32 ones are never the faster for an int8 cache.
+        is_needed = all(one.report.refusal is not None for one in measured[1:])
+        if FP32 in formats and "int8" in caches and is_needed:
+            measured.append(_cached(qualification, fp32, FP32, qualification.exact, scales))
+        if FP32 not in formats or "fp32" not in caches:
+            del measured[0]
         self._refuse_all(measured)
         if self.config.precision == "auto":
             measured = self._with_speeds(measured)
-        kept = choose([one.report for one in measured])
-        _move(next(one.graph for one in measured if one.report is kept), folder)
-        report = ExportReport(
+        kept_report = choose([one.report for one in measured])
+        kept = next(one for one in measured if one.report is kept_report)
+        _move(kept.graph, folder)
+        return ProvenGraph(parameters, kept_report, self._report(parity, kept, measured))
+
+    def _prove(
+        self, fp32: Path, caches: Sequence[CachePrecision]
+    ) -> tuple[ParityReport, CacheScales]:
+        """Compare the fp32 graph with torch; take the scales of an int8 cache, if one is wanted."""
+        session = open_session(fp32)
+        parity = check_parity(
+            self.checkpoint, session, self.max_model_len, self.config, self.progress
+        )
+        if "int8" not in caches:
+            return parity, {}
+        with stage(self.progress, "Scales of the int8 cache"):
+            return parity, calibrate_cache(session, self.calibration)
+
+    def _qualification(self, fp32: Path, scratch: Path, is_compared: bool) -> Qualification:
+        """Measures against fp32, in an order of windows whose first few come from everywhere."""
+        context = self.windows.shape[1] - 1
+        count = affordable_windows(len(self.windows), context, self.architecture.vocab_size)
+        chosen = np.sort(spread(len(self.windows))[:count])
+        exact = ExactGraph(
+            fp32,
+            self.windows[chosen[spread(count)]],
+            scratch if is_compared else None,
+            read_prompts(self.checkpoint, self.max_model_len) if is_compared else None,
+        )
+        return Qualification(
+            config=self.config,
+            architecture=self.architecture,
+            exact=exact,
+            least_windows=self.least_windows,
+            progress=self.progress,
+        )
+
+    def _report(
+        self, parity: ParityReport, kept: Measured, measured: Sequence[Measured]
+    ) -> ExportReport:
+        val_loss = kept.report.val_loss
+        return ExportReport(
             parity=parity,
-            val_loss_fp32=loss_fp32,
-            val_loss=kept.val_loss,
-            val_bpb=kept.val_loss / math.log(2) / self.bytes_per_token,
-            validation_tokens=self.windows.shape[0] * (self.windows.shape[1] - 1),
+            val_loss_fp32=float(kept.exact_losses.mean()),
+            val_loss=val_loss,
+            val_bpb=val_loss / math.log(2) / self.bytes_per_token,
+            validation_tokens=len(kept.losses) * (self.windows.shape[1] - 1),
             precisions=tuple(one.report for one in measured),
         )
-        return ProvenGraph(parameters, kept, report)
 
     def _write_quantized(
-        self, scratch: Path, weights: WeightFormat, fp32: Path, moments: InputMoments
-    ) -> tuple[int, Path]:
-        """Fit 4 bits to what enters each matrix; with 8 bits bring the channels to like sizes."""
-        if weights.precision == "int4":
-            return self._write(scratch, weights, moments)
-        return self._write(scratch, weights, equalize(self.architecture, fp32, self.calibration))
+        self,
+        scratch: Path,
+        weights: WeightFormat,
+        fp32: Path,
+        moments: InputMoments,
+        qualification: Qualification,
+    ) -> ComparedGraph:
+        """Fit 4 bits to what enters each matrix; with 8 bits bring the channels to like sizes.
+
+        Where nobody asked for int4, it is rounded first: fitting is the dearest step of all, and
+        cannot make up for a distance of many times the limit.
+        """
+        if weights.precision == "int8":
+            with stage(self.progress, "Sizes of channels"):
+                factors = equalize(self.architecture, fp32, self.calibration)
+            return ComparedGraph(self._write(scratch, weights, factors)[1], qualification.exact)
+        if self.config.precision == "auto":
+            rounded = ComparedGraph(self._write(scratch, weights)[1], qualification.exact)
+            label = f"{weights}, rounded"
+            if qualification.distance(rounded, label) > _HOPELESS * self.config.max_kl:
+                return rounded
+            shutil.rmtree(rounded.graph.parent)
+        return ComparedGraph(self._write(scratch, weights, moments)[1], qualification.exact)
 
     def _write(
         self,
@@ -147,68 +201,36 @@ class GraphExport:
         folder = scratch / str(weights).replace(" ", "-")
         folder.mkdir()
         tensors = Weights.read(self.checkpoint)
-        graph = write_graph(
-            self.architecture,
-            tensors,
-            folder,
-            precision=weights.precision,
-            positions=self.max_model_len + self.config.max_query_len,
-            block_size=weights.block_size or BLOCK_SIZE,
-            fitted_to=fitted_to,
-            embeddings=self.config.embeddings,
-        )
+        with stage(self.progress, f"Write {weights}"):
+            graph = write_graph(
+                self.architecture,
+                tensors,
+                folder,
+                precision=weights.precision,
+                positions=self.max_model_len + self.config.max_query_len,
+                block_size=weights.block_size or BLOCK_SIZE,
+                fitted_to=fitted_to,
+                embeddings=self.config.embeddings,
+            )
         return tensors.parameters, graph
 
     def _measure(
         self,
-        graph: Path,
+        qualification: Qualification,
+        compared: ComparedGraph,
         weights: WeightFormat,
         caches: Sequence[CachePrecision],
         scales: CacheScales,
-        loss_fp32: float,
-    ) -> Iterator[_Measured]:
+    ) -> Iterator[Measured]:
         """Measure weights with an fp32 cache, then, if they qualify, with an int8 cache."""
-        loss = loss_fp32 if weights == FP32 else self._loss(graph, str(weights))
-        refusal = weights_refusal(self.config, weights, loss_fp32, loss)
-        plain = PrecisionReport(
-            weights=weights.precision,
-            block_size=weights.block_size,
-            cache="fp32",
-            val_loss=loss,
-            weight_loss_increase=loss / loss_fp32 - 1,
-            cache_loss_increase=0.0,
-            weights_bytes=_size(graph),
-            cache_bytes_per_token=self._bytes_per_token("fp32"),
-            refusal=refusal,
-        )
-        if "fp32" in caches or refusal is not None:
-            yield _log(_Measured(graph, plain))
-        if "int8" in caches and refusal is None:
-            graph = quantize_cache(graph, graph.with_name(_INT8_CACHE_FILE), scales)
-            loss_int8 = self._loss(graph, f"{weights}, int8 cache")
-            changes = {
-                "cache": "int8",
-                "val_loss": loss_int8,
-                "cache_loss_increase": loss_int8 / loss - 1,
-                "weights_bytes": _size(graph),
-                "cache_bytes_per_token": self._bytes_per_token("int8"),
-                "refusal": cache_refusal(self.config, weights, loss, loss_int8),
-            }
-            yield _log(_Measured(graph, plain.model_copy(update=changes)))
+        plain = qualification.weights(compared, weights)
+        qualifies = plain.report.refusal is None
+        if "fp32" in caches or not qualifies:
+            yield plain
+        if "int8" in caches and qualifies:
+            yield _cached(qualification, compared.graph, weights, compared, scales)
 
-    def _bytes_per_token(self, cache: CachePrecision) -> int:
-        return sum(tensor.bytes_per_token for tensor in state_tensors(self.architecture, cache))
-
-    def _loss(self, graph: Path, label: str) -> float:
-        losses = session_losses(
-            open_session(graph),
-            self.windows,
-            progress=self.progress,
-            label=f"Validation loss, {label}",
-        )
-        return float(losses.mean())
-
-    def _refuse_all(self, measured: Sequence[_Measured]) -> None:
+    def _refuse_all(self, measured: Sequence[Measured]) -> None:
         refusals = [one.report.refusal for one in measured]
         if None not in refusals:
             raise RefusedError(
@@ -216,7 +238,7 @@ class GraphExport:
                 "precision, or raise the limit."
             )
 
-    def _with_speeds(self, measured: Sequence[_Measured]) -> list[_Measured]:
+    def _with_speeds(self, measured: Sequence[Measured]) -> list[Measured]:
         """Measure how fast the graphs are that keep their limits."""
         qualified = [one for one in measured if one.report.refusal is None]
         speeds = measure_speeds(
@@ -242,24 +264,16 @@ class GraphExport:
         ]
 
 
-def _log(measured: _Measured) -> _Measured:
-    report = measured.report
-    logger.info(
-        "precision measured weights=%s block_size=%s cache=%s val_loss=%.4f weights_change=%+.2f%% "
-        "cache_change=%+.2f%% qualifies=%s",
-        report.weights,
-        report.block_size,
-        report.cache,
-        report.val_loss,
-        100 * report.weight_loss_increase,
-        100 * report.cache_loss_increase,
-        report.refusal is None,
-    )
-    return measured
-
-
-def _size(graph: Path) -> int:
-    return graph.stat().st_size + (graph.parent / DATA_FILE).stat().st_size
+def _cached(
+    qualification: Qualification,
+    graph: Path,
+    weights: WeightFormat,
+    plain: ComparedGraph | ExactGraph,
+    scales: CacheScales,
+) -> Measured:
+    """Write the graph with an int8 cache beside the one without, and measure it."""
+    target = quantize_cache(graph, graph.with_name(_INT8_CACHE_FILE), scales)
+    return qualification.cache(target, weights, plain)
 
 
 def _move(graph: Path, folder: Path) -> None:

@@ -13,10 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import onnxruntime as ort
 import torch
+from rich.progress import Progress
 from transformers import PreTrainedModel
 
 from everloop.manifest import ParityReport
-from training.export.float64 import float64_logits
+from everloop.progress import meter
+from training.export.float64 import Wide, float64_logits, hold_wide
 from training.export.session import ReferenceRunner
 
 MIN_MODEL_LEN = 32
@@ -101,6 +103,7 @@ def measure_parity(
     max_model_len: int,
     max_query_len: int,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> ParityReport:
     """Run the whole schedule; compare the graph and torch's float32 with float64.
 
@@ -110,15 +113,19 @@ def measure_parity(
         max_model_len: of the graph, at least 32.
         max_query_len: of the graph.
         seed: of the random tokens.
+        progress: shows the steps of the schedule.
     """
     affordable = _MAX_ROW_LOGITS // model.config.vocab_size
     length = min(max_model_len, _LONGEST, max(MIN_MODEL_LEN, affordable))
     capacity = length + min(max_query_len, length)
     runner = ReferenceRunner(session, slots=_SLOTS, capacity=capacity, fill=_DIRT)
     generator = np.random.default_rng(seed)
-    rows = [_Row(model) for _ in range(_SLOTS)]
+    held = hold_wide(model)
+    rows = [_Row(model, held) for _ in range(_SLOTS)]
     compared: list[_Distances] = []
-    for step in parity_steps(length, max_query_len, is_recurrent=runner.is_recurrent):
+    steps = list(parity_steps(length, max_query_len, is_recurrent=runner.is_recurrent))
+    show = meter(progress, "Agreement with torch", len(steps) + _SLOTS)
+    for step in steps:
         for slot in (*step.free, *step.roll_back):
             compared += rows[slot].distances()
         for slot in step.free:
@@ -138,8 +145,10 @@ def measure_parity(
         }
         for slot, logits in runner.step(work).items():
             rows[slot].extend(work[slot], logits)
+        show(1)
     for row in rows:
         compared += row.distances()
+        show(1)
     return _report(compared)
 
 
@@ -172,8 +181,9 @@ def _report(compared: Sequence[_Distances]) -> ParityReport:
 class _Row:
     """The tokens of one slot with the graph's logits at each."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, held: Wide) -> None:
         self._model = model
+        self._held = held
         self._tokens: list[int] = []
         self._logits: list[np.ndarray] = []
 
@@ -193,7 +203,7 @@ class _Row:
         if not self._tokens:
             return []
         plain = self._model(torch.tensor([self._tokens])).logits[0].numpy()
-        exact = float64_logits(self._model, self._tokens).numpy()
+        exact = float64_logits(self._model, self._tokens, self._held).numpy()
         return [
             _Distances(_rms(graph - right), _rms(torch32 - right), _rms(right))
             for graph, torch32, right in zip(self._logits, plain, exact, strict=True)

@@ -96,9 +96,14 @@ def choose(reports: Sequence[PrecisionReport]) -> PrecisionReport:
         return min(qualified, key=lambda report: report.cache_bytes_per_token)
     fastest = max(map(_speed, qualified))
     equal = [report for report in qualified if _speed(report) >= fastest * (1 - _EQUAL_SPEED)]
-    least = min(report.val_loss for report in equal)
-    equal = [report for report in equal if report.val_loss <= least * (1 + _EQUAL_LOSS)]
+    least = min(map(_relative_loss, equal))
+    equal = [report for report in equal if _relative_loss(report) <= least * (1 + _EQUAL_LOSS)]
     return min(equal, key=lambda report: (report.weights_bytes, report.cache_bytes_per_token))
+
+
+def _relative_loss(report: PrecisionReport) -> float:
+    """Loss as a multiple of fp32's in the same windows; how many they were differs."""
+    return (1 + report.weight_loss_increase) * (1 + report.cache_loss_increase)
 
 
 def _speed(report: PrecisionReport) -> float:

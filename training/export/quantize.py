@@ -6,9 +6,12 @@ that has one step more, and is then searched for the least squared error of its 
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+
+from everloop.machine import usable_cores
 
 BLOCK_SIZE = 32  # where nothing else is asked for
 # Of the scale that just reaches the largest value, by bits. With 4 bits smaller ones clip that
@@ -17,7 +20,8 @@ _SCALE_FACTORS = {
     4: np.linspace(0.7, 1.05, 15, dtype=np.float32),
     8: np.linspace(1.0, 1.06, 8, dtype=np.float32),
 }
-_CHUNK_VALUES = 1 << 20  # searched at once, so that memory stays small
+# Searched at once: half a MiB stays in a core's cache, which takes half the time of 4 MiB.
+_CHUNK_VALUES = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +77,16 @@ def quantize(matrix: np.ndarray, block_format: BlockFormat) -> QuantizedMatrix:
     blocks = matrix.reshape(rows * groups, block_format.block_size)
     values = np.empty(blocks.shape, np.uint8)
     scales = np.empty(len(blocks), np.float32)
-    for part in _chunks(len(blocks), block_format.block_size):
+
+    def search(part: slice) -> None:
         scales[part], values[part] = _quantize_blocks(blocks[part], block_format)
+
+    parts = list(_chunks(len(blocks), block_format.block_size))
+    if len(parts) == 1:  # a thread costs more
+        search(parts[0])
+    else:
+        with ThreadPoolExecutor(usable_cores()) as pool:  # numpy lets other threads compute
+            list(pool.map(search, parts))
     return pack(values.reshape(matrix.shape), scales.reshape(rows, groups), block_format)
 
 

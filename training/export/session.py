@@ -72,6 +72,10 @@ class ReferenceRunner:
                 self.state[tensor.name] = state
         self.is_recurrent = all(tensor.ndim == 2 for tensor in self.state.values())
 
+    def clear(self) -> None:
+        """Forget what all slots hold."""
+        self.lengths[:] = 0
+
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Start a slot with the first tokens of another; of a recurrent state, with all of them."""
         for tensor in self.state.values():
@@ -97,8 +101,18 @@ class ReferenceRunner:
 
     def run(self, work: Mapping[int, Sequence[int]], outputs: Sequence[str]) -> list[np.ndarray]:
         """Run one packed batch; give outputs of the graph, which hold all new tokens in a row."""
+        return self._run(work, outputs, slice(None))
+
+    def fill(self, work: Mapping[int, Sequence[int]]) -> None:
+        """Run one packed batch for the state alone: one logit row, however many new tokens."""
+        self._run(work, ["logits"], slice(-1, None))
+
+    def _run(
+        self, work: Mapping[int, Sequence[int]], outputs: Sequence[str], rows: slice
+    ) -> list[np.ndarray]:
         slots, counts = _count(work)
         inputs = _packed_inputs(work, slots, counts, self.lengths[: len(counts)])
+        inputs["logits_index"] = inputs["logits_index"][rows]
         if self.is_recurrent:
             for tensor in self.state.values():
                 tensor[[slot for slot in slots if not self.lengths[slot]]] = 0

@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
 from everloop.errors import ArtifactError
 from everloop.manifest import SpecialTokens
 
+GENERATION_CONFIG: Literal["generation_config.json"] = "generation_config.json"
 # Ends of a document and of a turn: a chat model may stop at either, whatever its config names.
 _END_TOKENS = (
     "<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|end|>", "<end_of_turn>",
@@ -22,12 +23,12 @@ def read_special_tokens(checkpoint: Path) -> SpecialTokens:
         ArtifactError: no end token is named anywhere, so a generation could never end.
     """
     settings = [
-        _read(checkpoint / "generation_config.json"),
-        _read(checkpoint / "config.json"),
+        read_settings(checkpoint / GENERATION_CONFIG),
+        read_settings(checkpoint / "config.json"),
     ]
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
     ends = {token for values in settings for token in _as_ids(values.get("eos_token_id"))}
-    eos_token = _read(checkpoint / "tokenizer_config.json").get("eos_token")
+    eos_token = read_settings(checkpoint / "tokenizer_config.json").get("eos_token")
     if isinstance(eos_token, dict):  # older folders write the token with its settings
         eos_token = eos_token.get("content")
     named = [eos_token, *_END_TOKENS]
@@ -45,10 +46,20 @@ def read_special_tokens(checkpoint: Path) -> SpecialTokens:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read a file of settings; one that is absent holds none.
+
+    Raises:
+        ArtifactError: it is no JSON object.
+    """
     if not path.is_file():
         return {}
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ArtifactError(f"{path} is no JSON: {error}. Copy it again.") from error
+    if not isinstance(content, dict):
+        raise ArtifactError(f"{path} must hold a JSON object. Copy it again.")
     return content
 
 

@@ -20,6 +20,10 @@ _PROMPTS = 4
 _WINDOWS_PER_TEXT = 2  # of a long text, so that several are heard
 
 
+class TooShortError(DataError):
+    """No text is long enough for one window."""
+
+
 @dataclass(frozen=True, slots=True)
 class TextWindows:
     """What an export measures losses on.
@@ -28,11 +32,24 @@ class TextWindows:
         tokens: [N, context + 1].
         bytes_per_token: UTF-8 bytes of the text per token.
         prompts: beginnings of passages, for golden continuations.
+        name: of the text, for people.
     """
 
     tokens: NDArray[np.int64]
     bytes_per_token: float
-    prompts: tuple[str, ...]
+    prompts: tuple[str, ...] = ()
+    name: str = ""
+
+    def joined(self, other: "TextWindows") -> "TextWindows":
+        """These windows, and then others of the same tokenizer and width."""
+        counts = len(self.tokens), len(other.tokens)
+        sizes = self.bytes_per_token, other.bytes_per_token
+        return TextWindows(
+            tokens=np.concatenate([self.tokens, other.tokens]),
+            bytes_per_token=float(np.average(sizes, weights=counts)),
+            prompts=self.prompts,
+            name=f"{self.name} and {other.name}",
+        )
 
 
 class _Window(NamedTuple):
@@ -52,7 +69,7 @@ def cut_windows(
         limit: windows that are enough.
 
     Raises:
-        DataError: no text is long enough for one window.
+        TooShortError: no text is long enough for one window.
     """
     start = _start(tokenizer)
     width = context + 1 - len(start)
@@ -66,9 +83,7 @@ def cut_windows(
             break
     chosen = [*first, *further][:limit]
     if not chosen:
-        raise DataError(
-            f"no text has the {width:,} tokens of one window. Give a longer text with --text."
-        )
+        raise TooShortError(f"no text has the {width:,} tokens of one window.")
     return TextWindows(
         tokens=np.array([start + window.tokens for window in chosen], np.int64),
         bytes_per_token=sum(window.size_bytes for window in chosen) / (len(chosen) * width),

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from everloop.chat import FILE_NAME as CHAT_TEMPLATE_FILE
 from everloop.chat import ChatTemplate
 from everloop.errors import ArtifactError
+from everloop.text_files import read_text_file
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -48,7 +49,7 @@ def read_tokenizer(checkpoint: Path, vocab_size: int) -> Tokenizer:
             f"{path} has {tokenizer.get_vocab_size():,} tokens, the model knows {vocab_size:,}. "
             "Use the tokenizer that the model was trained with."
         )
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads(path.read_bytes())
     content["added_tokens"] = [
         token for token in content["added_tokens"] if token["id"] < vocab_size
     ]
@@ -61,7 +62,7 @@ def copy_tokenizer(checkpoint: Path, folder: Path, vocab_size: int) -> None:
     A plain completion model has no chat template.
 
     Raises:
-        ArtifactError: as of `read_tokenizer`, or the chat template does not compile.
+        ArtifactError: as of `read_tokenizer`, or the chat template cannot be used.
     """
     kept = read_tokenizer(checkpoint, vocab_size)
     whole = Tokenizer.from_file(str(checkpoint / TOKENIZER_FILE))
@@ -80,21 +81,21 @@ def read_chat_template(checkpoint: Path) -> str | None:
     """Find a checkpoint's chat template: in a file of its own, or in the tokenizer's config.
 
     Raises:
-        ArtifactError: it does not compile.
+        ArtifactError: it cannot be used; with the reason.
     """
     template = _template_text(checkpoint)
     if template is not None:
-        ChatTemplate(template)
+        ChatTemplate(template).check()
     return template
 
 
 def _template_text(checkpoint: Path) -> str | None:
     path = checkpoint / CHAT_TEMPLATE_FILE
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        return read_text_file(path)
     if not (checkpoint / CONFIG_FILE).is_file():
         return None
-    config: dict[str, Any] = json.loads((checkpoint / CONFIG_FILE).read_text(encoding="utf-8"))
+    config: dict[str, Any] = json.loads((checkpoint / CONFIG_FILE).read_bytes())
     template = config.get("chat_template")
     if isinstance(template, list):  # several, by name
         named = {entry["name"]: entry["template"] for entry in template}

@@ -22,6 +22,8 @@ from everloop.manifest import (
     SpecialTokens,
     sha256_file,
 )
+from everloop.progress import stage
+from everloop.sampling_defaults import SamplingDefaults
 from everloop.wide_graph import FILE_NAME as WIDE_FILE
 from training.checkpoint import read_checkpoint
 from training.export.architecture import Architecture, Attention, read_architecture
@@ -31,6 +33,7 @@ from training.export.graph import MODEL_FILE
 from training.export.graph_export import GraphExport, ProvenGraph, split_windows
 from training.export.losses import check_windows
 from training.export.parity import MIN_MODEL_LEN
+from training.export.sampling import read_sampling
 from training.export.session import open_session
 from training.export.special_tokens import read_special_tokens
 from training.export.state import state_tensors
@@ -60,13 +63,13 @@ def export_checkpoint(
         checkpoint: Hugging Face folder with tokenizer.json; with everloop.json its hashes are
             checked.
         validation_windows: token ids [N, context + 1]; int4 weights are fitted to every fourth,
-            which no loss is then measured on.
+            which no loss is then measured on. Precisions are compared on as few as that takes.
         config: the table [export].
         bytes_per_token: UTF-8 bytes of the validation text per token, for bits per byte.
         golden_prompts: at least three.
         evaluation: further figures for the manifest.
         staging: made if absent; the folder is made in it, named after the version.
-        progress: shows the validation losses and the rounds in which speeds are compared.
+        progress: shows what is measured, and where its steps are counted how long it will take.
 
     Raises:
         ArtifactError: the checkpoint is damaged, or cannot be expressed as a graph.
@@ -78,6 +81,7 @@ def export_checkpoint(
     lineage = read_checkpoint(checkpoint).lineage
     architecture = read_architecture(checkpoint)
     max_model_len = _max_model_len(config, architecture)
+    sampling = config.sampling or read_sampling(checkpoint, lineage)
     check_windows(validation_windows, max_model_len, architecture.vocab_size)
     windows, calibration = split_windows(validation_windows, config)
     export = GraphExport(
@@ -88,19 +92,27 @@ def export_checkpoint(
         windows=windows,
         calibration=calibration,
         bytes_per_token=bytes_per_token,
+        # Losses of versions that learned from datasets here are compared with one another.
+        least_windows=len(windows) if lineage.datasets else 0,
         progress=progress,
     )
-    target = staging / _version_name(lineage)
-    if target.exists():
-        raise ArtifactError(f"{target} already exists. Remove it or export into another folder.")
-    staging.mkdir(parents=True, exist_ok=True)
+    target = _version_folder(staging, lineage)
     with tempfile.TemporaryDirectory(dir=staging, prefix=".partial-") as temporary:
         folder = Path(temporary) / target.name
         folder.mkdir()
         proven = export.run(folder, scratch=Path(temporary))
-        _complete(folder, export, proven, lineage, golden_prompts, evaluation)
+        _complete(folder, export, proven, lineage, golden_prompts, evaluation, sampling)
         folder.rename(target)
     return target
+
+
+def name_text(folder: Path, name: str) -> None:
+    """Note in a version that is not saved yet what its losses were measured on, for people."""
+    path = folder / FILE_NAME
+    manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    report = manifest.export.model_copy(update={"validation_text": name})
+    named = manifest.model_copy(update={"export": report})
+    path.write_text(named.model_dump_json(indent=1), encoding="utf-8")
 
 
 def _complete(
@@ -110,13 +122,15 @@ def _complete(
     lineage: Lineage,
     golden_prompts: Sequence[str],
     evaluation: Mapping[str, float],
+    sampling: SamplingDefaults,
 ) -> None:
     """Write everything that a version holds besides its graph."""
     special_tokens = read_special_tokens(export.checkpoint)
     copy_tokenizer(export.checkpoint, folder, export.architecture.vocab_size)
     write_wide_graph(folder / MODEL_FILE, folder / WIDE_FILE)
-    _write_golden(folder, golden_prompts, export.max_model_len, special_tokens)
-    manifest = _manifest(folder, export, proven, special_tokens, lineage, evaluation)
+    with stage(export.progress, "Golden continuations"):
+        _write_golden(folder, golden_prompts, export.max_model_len, special_tokens)
+    manifest = _manifest(folder, export, proven, special_tokens, lineage, evaluation, sampling)
     (folder / FILE_NAME).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     logger.info(
         "model version exported tag=%s weights=%s cache=%s",
@@ -124,6 +138,15 @@ def _complete(
         manifest.weight_precision,
         manifest.cache_precision,
     )
+
+
+def _version_folder(staging: Path, lineage: Lineage) -> Path:
+    """Where a version will be, in a folder that is there; nothing is there yet."""
+    folder = staging / _version_name(lineage)
+    if folder.exists():
+        raise ArtifactError(f"{folder} already exists. Remove it or export into another folder.")
+    staging.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _version_name(lineage: Lineage) -> str:
@@ -169,6 +192,7 @@ def _manifest(
     special_tokens: SpecialTokens,
     lineage: Lineage,
     evaluation: Mapping[str, float],
+    sampling: SamplingDefaults,
 ) -> Manifest:
     architecture, body = export.architecture, export.architecture.body
     return Manifest(
@@ -188,6 +212,9 @@ def _manifest(
         weight_precision=proven.precision.weights,
         block_size=proven.precision.block_size,
         has_hidden_states=export.config.embeddings,
+        sampling=sampling,
+        licence=export.config.licence,
+        settings=export.config.model_dump(mode="json", exclude_unset=True, exclude={"sampling"}),
         export=proven.report,
         evaluation=dict(evaluation),
         lineage=lineage,

@@ -4,6 +4,7 @@ Quantized tensors become float32; tensors of 16 bits stay as they are.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
@@ -31,6 +32,14 @@ from training.gguf.rope import FACTORS_TENSOR
 from training.pretrained import load_config
 from training.safetensors_writer import SIZE_BYTES, FloatName, write_safetensors
 
+# Types as llama-quantize and its users write them, and the number of a part.
+_SUFFIX = re.compile(
+    r"(^|[-._])(((UD|i1)-)?(I?Q\d|TQ\d|MXFP4|F(P)?(16|32)|BF16)(_[A-Z0-9]+)*|\d{5}-of-\d{5})$",
+    re.IGNORECASE,
+)
+_EMPTY = re.compile(
+    r"(ggml[-._]?)?(model|weights|checkpoint|gguf|ggml)|(sha256[-:])?[0-9a-f]{32,}", re.IGNORECASE
+)
 _NAMES: Mapping[GGMLQuantizationType, FloatName] = {
     GGMLQuantizationType.F16: "F16",
     GGMLQuantizationType.BF16: "BF16",
@@ -65,13 +74,26 @@ def convert_gguf(path: Path, folder: Path, progress: Progress | None = None) -> 
 
 
 def model_name(path: Path) -> str:
-    """What a file calls its model; the file's own name where it says nothing.
+    """A file's own name without its type and part, which is what people call the model.
+
+    Where that says nothing ("model-q4_0.gguf", a blob's hash), what the file calls itself.
 
     Raises:
         ArtifactError: the file cannot be read.
     """
+    stem = path.stem
+    while (shorter := _SUFFIX.sub("", stem)) != stem:
+        stem = shorter
+    if stem and not _EMPTY.fullmatch(stem):
+        return stem
     named = GgufFile.read(path).metadata.get("general.name")
     return str(named).strip() if named and str(named).strip() else path.stem
+
+
+def model_licence(path: Path) -> str | None:
+    """The licence that a file names; None where it names none."""
+    named = GgufFile.read(path).metadata.get("general.license")
+    return str(named).strip() or None if named else None
 
 
 def _check_tensors(file: GgufFile, names: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:

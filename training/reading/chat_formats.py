@@ -10,6 +10,7 @@
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +25,7 @@ _SHAREGPT_ROLES = {
     "bing": "assistant", "bard": "assistant", "assistant": "assistant", "model": "assistant",
     "system": "system", "tool": "tool",
 }  # fmt: skip
+_INVISIBLE = ("Cc", "Cf")  # control characters, and marks such as a space without a width
 # hh-rlhf writes whole dialogues as one text.
 _SPEAKER = re.compile(r"\n\n(Human|Assistant): ?")
 
@@ -52,6 +54,9 @@ def read_exchange(row: Mapping[str, Any]) -> Exchange | None:
     exchange = _exchange(row)
     if exchange is None:
         return None
+    learnt = exchange.messages[:-1] if exchange.label is False else exchange.messages
+    if any(map(_is_empty_answer, (*learnt, *(exchange.chosen or ())))):
+        raise MalformedRowError("empty_answer")
     asked = row.get("input")
     tools = asked.get("tools") if isinstance(asked, dict) else row.get("tools")
     if row.get("functions"):
@@ -106,9 +111,21 @@ def _preference(prompt: object, chosen: object, rejected: object) -> Exchange:
         raise MalformedRowError("no_prompt")
     if not better or not worse or "assistant" not in (better[-1].role, worse[-1].role):
         raise MalformedRowError("no_answer")
-    if better == worse:
+    if _bare(better) == _bare(worse):
         raise MalformedRowError("no_preference")
     return Exchange(asked, better, worse)
+
+
+def _is_empty_answer(turn: Message) -> bool:
+    """Whether an answer to learn says nothing that can be seen; silence that is refused may."""
+    is_shown = any(
+        not sign.isspace() and unicodedata.category(sign) not in _INVISIBLE for sign in turn.content
+    )
+    return turn.role == "assistant" and not is_shown and not turn.tool_calls
+
+
+def _bare(turns: Turns) -> Turns:
+    return tuple(turn.map_text(str.strip) for turn in turns)
 
 
 def _common_length(better: Turns, worse: Turns) -> int:

@@ -17,10 +17,10 @@ import fsspec
 import zstandard
 
 from everloop.errors import DataError
+from everloop.text_files import bare_lines
 from training.reading.spans import Span
 
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
-_UTF8_MARK = b"\xef\xbb\xbf"
 _BLOCK_BYTES = 1 << 16
 
 COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
@@ -54,23 +54,22 @@ def read_lines(location: str, span: Span | None = None) -> Iterator[bytes]:
         DataError: as `opened`, or the file is binary.
     """
     with opened(location) as file:
-        for number, line in _numbered(file, span):
+        first = 1 if span is None else span.first_line
+        lines = bare_lines(file if span is None else _within(file, span), first)
+        for number, line in enumerate(lines, start=first):
             if b"\0" in line:
                 raise DataError(
                     f"{location}: line {number} holds a zero byte, so this is no UTF-8 text. "
                     "Remove the file or convert it."
                 )
-            yield (line.removeprefix(_UTF8_MARK) if number == 1 else line).rstrip(b"\r\n")
+            yield line
 
 
-def _numbered(file: BinaryIO, span: Span | None) -> Iterator[tuple[int, bytes]]:
-    if span is None:
-        yield from enumerate(file, start=1)
-        return
+def _within(file: BinaryIO, span: Span) -> Iterator[bytes]:
     left = span.end - span.start
     file.seek(span.start)
-    for number, line in enumerate(file, start=span.first_line):
-        yield number, line
+    for line in file:
+        yield line
         left -= len(line)
         if left <= 0:
             return

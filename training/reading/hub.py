@@ -20,7 +20,7 @@ def read_hub(subset: str | None, split: str, name: str, options: ReadOptions) ->
     try:
         rows = datasets.load_dataset(name, subset, split=split, streaming=True)
     except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).split("\n")[0] if str(error) else type(error).__name__
         raise DataError(
             f"the dataset {name} ({split}) cannot be read from the Hugging Face hub: {reason} "
             "Check its name, or fetch it on a machine that is online and name its folder as path."

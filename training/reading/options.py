@@ -17,6 +17,7 @@ class ReadOptions:
     Attributes:
         text_field: key or column that holds a text.
         id_field: key or column that holds a document's own id, where there is one.
+        groups_by_id: rows of one id stay on one side of the split; else those of one text do.
         prompt_field, completion_field: keys of a question and its answer, where they have others
             than those of a known form.
         document_characters: a text file is cut at the first blank line behind this many.
@@ -30,6 +31,7 @@ class ReadOptions:
     text_field: str
     document_characters: int
     id_field: str = "id"
+    groups_by_id: bool = False
     prompt_field: str | None = None
     completion_field: str | None = None
     takes_any_text: bool = False
@@ -45,10 +47,15 @@ def make_document(identifier: str, source: str, text: str, options: ReadOptions)
         text=text,
         source=source,
         licence=options.licence,
-        sha256=hashlib.sha256(text.encode("utf-8")).hexdigest(),
+        sha256=sha256(text),
         collection=options.collection,
         language=options.language,
     )
+
+
+def sha256(text: str) -> str:
+    """Hash of a text in UTF-8, in hexadecimal."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def make_dropped(where: str, reason: str, text: str = "") -> Dropped:

@@ -34,5 +34,5 @@ def read_pdf(location: str, options: ReadOptions) -> Iterator[Item]:
     if not any(page.strip() for page in pages):
         yield make_dropped(location, "no_text_layer")
         return
-    lines = ((number, line) for number, page in enumerate(pages, 1) for line in page.splitlines())
+    lines = ((number, line) for number, page in enumerate(pages, 1) for line in page.split("\n"))
     yield from cut_text(lines, location, options)

@@ -1,7 +1,9 @@
 """One row of a table of any format: a text, or a conversation in one of the known forms.
 
-The id of a document is its own where the row has one, else the hash of its content: adding rows
-before it, or moving the file, changes neither, so the document never changes side of the split.
+The id of a document is its own where the row has one, else the hash of its content. The content of
+a text decides its side of the split, or its own id where the source names the field: adding rows
+before it, or moving the file, changes neither. The side of a conversation hangs on its first
+question alone, whatever the answer, the kind and the id.
 """
 
 import json
@@ -10,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from everloop.errors import DataError
+from everloop.questions import first_question
 from everloop.records import Document, content_hash
 from training.corpus import Conversation, Dropped, Item
 from training.reading.chat_formats import Exchange, MalformedRowError, read_exchange
@@ -18,6 +21,7 @@ from training.reading.options import (
     has_lone_surrogate,
     make_document,
     make_dropped,
+    sha256,
 )
 
 logger = logging.getLogger(__name__)
@@ -100,7 +104,10 @@ def _document(row: Mapping[str, Any], where: str, options: ReadOptions) -> Docum
     if has_lone_surrogate(text):
         raise MalformedRowError("lone_surrogate")
     document = make_document("", where, text, options)
-    return document.model_copy(update={"id": _identifier(row, document.sha256, options)})
+    identifier = _identifier(row, document.sha256, options)
+    # Ids are often numbers of rows, which the next export deals out anew.
+    group = None if options.groups_by_id else f"sha256:{sha256(text.strip())}"
+    return document.model_copy(update={"id": identifier, "group": group})
 
 
 def _texts(value: object) -> Iterator[str]:
@@ -126,11 +133,9 @@ def _conversation(
         label=exchange.label,
         tools=exchange.tools,
     )
-    # Ratings of the answers to one prompt, and preferences about it, stay on one side.
-    is_rated = exchange.label is not None
-    grouped = content_hash(None, exchange.messages[:-1] if is_rated else exchange.messages)
+    identifier = _identifier(row, digest, options)
     return Conversation(
-        id=_identifier(row, digest, options),
+        id=identifier,
         messages=exchange.messages,
         chosen=exchange.chosen,
         rejected=exchange.rejected,
@@ -138,7 +143,8 @@ def _conversation(
         tools=exchange.tools,
         source=where,
         licence=options.licence,
-        document=_identifier(row, grouped, options),
+        document=identifier,
+        question=first_question(exchange.messages),
         sha256=digest,
         collection=options.collection,
         language=options.language,

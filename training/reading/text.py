@@ -5,7 +5,7 @@ So a corpus in a single file can be split; files are read line by line and never
 
 from collections.abc import Iterable, Iterator
 
-from everloop.errors import DataError
+from everloop.text_files import decode_line
 from training.corpus import Item
 from training.reading.compressed import read_lines
 from training.reading.options import ReadOptions, make_document
@@ -32,13 +32,7 @@ def cut_text(
 
 def _decoded_lines(location: str) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(read_lines(location), start=1):
-        try:
-            yield number, line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{location}: line {number} is not UTF-8 (byte 0x{line[error.start]:02x}). "
-                "Convert the file to UTF-8."
-            ) from error
+        yield number, decode_line(line, number, location)
 
 
 def _pieces(lines: Iterable[tuple[int, str]], size: int) -> Iterator[tuple[int, str]]:

@@ -7,7 +7,7 @@ from everloop.errors import NotFoundError
 from everloop.records import Feedback, Interaction
 from feedback.store import FeedbackCounts, Store
 from feedback.store.database import insert_new, writing
-from feedback.store.interactions import rating_of, to_row
+from feedback.store.interactions import to_row
 from feedback.store.tables import feedback as feedback_table
 from feedback.store.tables import interactions as interactions_table
 
@@ -134,8 +134,8 @@ def test_feedback_counts_since_the_last_round(lived: Store) -> None:
         ("demonstration", "x", "demonstration"),
     ],
 )
-def test_rating_of(said: Say, metric_name: str, value: bool | float | str, rating: str) -> None:
-    assert rating_of(said(1, metric_name, value)) == rating
+def test_rating(said: Say, metric_name: str, value: bool | float | str, rating: str) -> None:
+    assert said(1, metric_name, value).rating == rating
 
 
 def test_store_can_be_read_from_any_thread(lived: Store) -> None:

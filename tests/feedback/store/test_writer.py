@@ -340,3 +340,18 @@ def test_what_was_acknowledged_survives_kill(url: str, asked: Ask) -> None:
     store = open_store(url)
     assert (len(store.interactions()), len(store.feedback())) == (50, 1)
     store.close()
+
+
+def test_checked_feedback_is_refused_as_it_would_be_and_never_kept(
+    store: Store, writer: StoreWriter, asked: Ask, said: Say
+) -> None:
+    async def main() -> None:
+        await writer.record(asked(1))
+        await writer.check_feedback(said(1))
+        with pytest.raises(NotFoundError, match="no inference chatcmpl-9"):
+            await writer.check_feedback(said(9))
+        with pytest.raises(DataError, match="finite"):
+            await writer.check_feedback(said(1, "accuracy", float("nan")))
+
+    asyncio.run(main())
+    assert store.feedback() == []

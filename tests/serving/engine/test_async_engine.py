@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import logging
 import shutil
 import threading
 import time
@@ -542,23 +541,3 @@ def test_engine_without_a_version_refuses(engine_config: EngineConfig) -> None:
         await engine.stop(drain_seconds=0)
 
     asyncio.run(main())
-
-
-def test_dead_thread_fails_every_stream_and_is_not_ready(
-    run: Callable[..., None], observer: RecordingObserver, caplog: pytest.LogCaptureFixture
-) -> None:
-    def explode() -> None:
-        raise RuntimeError("a fault of ours")
-
-    async def scenario(engine: AsyncEngine) -> None:
-        observer.gate.clear()
-        stream = engine.generate(PROMPT, LONG, "a")
-        engine._inbox.put(explode)
-        observer.gate.set()
-        with pytest.raises(EngineStoppedError):
-            await collect(stream)
-        assert not engine.is_ready
-
-    with caplog.at_level(logging.ERROR):
-        run(scenario)
-    assert "the engine's thread died" in caplog.text

@@ -7,22 +7,14 @@ from pathlib import Path
 import pytest
 
 from everloop.errors import ArtifactError
-from everloop.manifest import sha256_file
 from serving.engine.config import EngineConfig
 from serving.engine.llm_engine import LLMEngine
+from tests.planted_version import sign
 
 
 @pytest.fixture
 def copy(tiny_version: Path, tmp_path: Path) -> Path:
     return shutil.copytree(tiny_version, tmp_path / "copy")
-
-
-def _sign(folder: Path) -> None:
-    """Make the manifest agree with the files again."""
-    path = folder / "manifest.json"
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    manifest["files"] = {name: sha256_file(folder / name) for name in manifest["files"]}
-    path.write_text(json.dumps(manifest), encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["model.onnx.data", "tokenizer.json", "golden.json"])
@@ -49,7 +41,7 @@ def _change_golden(folder: Path, **changes: object) -> dict[str, object]:
     case["leads"][9] = changes.pop("lead", case["leads"][9])
     golden |= changes
     (folder / "golden.json").write_text(json.dumps(golden), encoding="utf-8")
-    _sign(folder)
+    sign(folder)
     return golden
 
 
@@ -76,21 +68,21 @@ def test_load_compares_every_token_of_an_older_golden_file(
     for case in golden["cases"]:  # type: ignore[attr-defined]
         del case["leads"]
     (copy / "golden.json").write_text(json.dumps(golden), encoding="utf-8")
-    _sign(copy)
+    sign(copy)
     with pytest.raises(ArtifactError, match="case 2 of 3 continues with"):
         LLMEngine.load(copy, engine_config)
 
 
 def test_load_refuses_an_unreadable_golden_file(copy: Path, engine_config: EngineConfig) -> None:
     (copy / "golden.json").write_text("[]", encoding="utf-8")
-    _sign(copy)
+    sign(copy)
     with pytest.raises(ArtifactError, match=r"golden\.json is unreadable"):
         LLMEngine.load(copy, engine_config)
 
 
 def test_load_refuses_an_unreadable_tokenizer(copy: Path, engine_config: EngineConfig) -> None:
     (copy / "tokenizer.json").write_text("{}", encoding="utf-8")
-    _sign(copy)
+    sign(copy)
     with pytest.raises(ArtifactError, match=r"tokenizer\.json is no tokenizer"):
         LLMEngine.load(copy, engine_config)
 

@@ -88,8 +88,8 @@ def test_check_memory_says_how_many_sequences_would_fit(
         ConfigError,
         match=r"needs 32 MiB for weights, 0 MiB for attention and 1 MiB for the cache "
         r"\(4 sequences of 160 tokens, 1,024 bytes each\), 33 MiB are free\. "
-        r"Set engine\.max_num_seqs to 2 or less, or export with a smaller max_model_len or "
-        r"export\.cache int8\.",
+        r"Set engine\.max_num_seqs to 2 or less, or a smaller engine\.max_model_len, or export "
+        r"with export\.cache int8\.",
     ):
         check_memory(tiny_version, manifest, config)
 
@@ -97,7 +97,7 @@ def test_check_memory_says_how_many_sequences_would_fit(
 def test_check_memory_without_room_for_a_sequence_names_no_number(
     tiny_version: Path, manifest: Manifest
 ) -> None:
-    with pytest.raises(ConfigError, match=r"2 MiB are free\. Free memory, or export with"):
+    with pytest.raises(ConfigError, match=r"2 MiB are free\. Free memory, or set a smaller engine"):
         check_memory(tiny_version, as_int8(manifest), limited(2 * MIB))
 
 
@@ -122,8 +122,10 @@ def test_check_memory_keeps_what_loaded_versions_were_promised(
 
 
 def test_load_refuses_what_does_not_fit_into_memory(tiny_version: Path) -> None:
-    with pytest.raises(ConfigError, match=r"for the cache \(32 sequences"):
+    with pytest.raises(ConfigError, match=r"for the cache \(1 sequence of 160"):
         LLMEngine.load(tiny_version, EngineConfig(max_memory_bytes=2_000_000))
+    with pytest.raises(ConfigError, match=r"for the cache \(32 sequences"):
+        LLMEngine.load(tiny_version, EngineConfig(max_num_seqs=32, max_memory_bytes=2_000_000))
 
 
 def test_swap_is_refused_when_both_versions_do_not_fit(

@@ -172,6 +172,10 @@ def test_models_are_of_the_official_type(real_http):
     for model in real_http.get("/v1/models").json()["data"]:
         # Ours alone: what was measured of this version at load.
         assert isinstance(model.pop("batch_invariant"), bool)
+        # Ours too: what is used where a request sets neither temperature nor top_p.
+        assert set(model.pop("sampling")) == {
+            "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "source",
+        }  # fmt: skip
         check(Model, model)
 
 

@@ -146,3 +146,28 @@ def test_routing_failure_has_the_error_form(http, method, path, status):
     assert reply.status_code == status
     assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
     assert ("allow" in reply.headers) == (status == 405)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/v1/moderations", "'/v1/moderations' on this server. Moderation is not part"),
+        ("/v1/threads/x", "Use /v1/chat/completions with the whole conversation."),
+        ("/v1/unknown", "The routes are in /openapi.json."),
+        ("/v1/a%0Ab", r"'/v1/a\nb'"),
+        ("/v1/" + "x" * 900, "xxx...'"),
+    ],
+)
+def test_route_that_is_not_there_is_named(http, path, words):
+    reply = http.post(path, json={})
+    assert reply.status_code == 404
+    error = reply.json()["error"]
+    assert words in error["message"]
+    assert len(error["message"]) < 300
+    assert error["code"] == "unknown_url"
+
+
+def test_allow_names_every_method_of_a_route(http):
+    reply = http.put("/v1/feedback", json={})
+    assert reply.status_code == 405
+    assert {"GET", "POST"} <= set(reply.headers["allow"].split(", "))

@@ -55,6 +55,46 @@ def test_feedback_dryrun_keeps_nothing(http, recorder, observer, answer_id):
     assert (recorder.feedback, observer.ratings) == ([], [])
 
 
+def test_feedback_dryrun_refuses_what_a_run_refuses(http, recorder, answer_id):
+    wrong = [
+        {"inference_id": "chatcmpl-none"},
+        {"inference_id": answer_id, "metric_name": "thumbs_up"},
+        {"inference_id": answer_id, "metric_name": "comment", "value": True},
+        {"inference_id": answer_id, "value": "good"},
+    ]
+    for fields in wrong:
+        real, dry = give(http, **fields), give(http, **fields, dryrun=True)
+        assert dry.status_code == real.status_code != 200
+        assert dry.json() == real.json()
+    recorder.failure = StoreError("the store is away")
+    assert give(http, inference_id=answer_id, dryrun=True).status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("thumb", "thumbs"), ("Thumbs", "thumbs"), ("thumbs_up", "thumbs"), ("demonstraton",
+     "demonstration"), ("comments", "comment")],
+)  # fmt: skip
+def test_feedback_whose_metric_is_mistyped_is_refused(http, recorder, answer_id, written, meant):
+    value = "A better answer." if meant != "thumbs" else True
+    reply = give(http, inference_id=answer_id, metric_name=written, value=value)
+    assert reply.status_code == 400
+    error = reply.json()["error"]
+    assert error["param"] == "metric_name"
+    assert f"did you mean {meant}?" in error["message"]
+    assert recorder.feedback == []
+
+
+@pytest.mark.parametrize(
+    "metric", ["accuracy", "rating", "helpful", "comment_length", "thumb_size"]
+)
+def test_feedback_of_a_metric_of_ones_own_is_kept_and_teaches_nothing(
+    http, observer, answer_id, metric
+):
+    assert give(http, inference_id=answer_id, metric_name=metric).status_code == 200
+    assert observer.ratings == ["other"]
+
+
 def test_feedback_on_an_unknown_inference_is_not_found(http, observer):
     reply = give(http, inference_id="chatcmpl-none")
     assert reply.status_code == 404

@@ -9,6 +9,7 @@ import pytest
 from everloop.errors import EngineStoppedError
 from serving.openai_api.config import ServerConfig
 from serving.openai_api.errors import ApiError
+from serving.openai_api.idempotency import _FIXED_BYTES as FIXED
 from serving.openai_api.idempotency import Idempotency, ReplyCache
 from serving.openai_api.observer import RequestFacts, attach_facts, facts_of
 from tests.serving.fakes import wait_until
@@ -155,7 +156,8 @@ class Clock:
 
 
 def messages(size: int) -> list[dict]:
-    return [{"type": "http.response.body", "body": b"x" * size}]
+    start = {"type": "http.response.start", "status": 200, "headers": []}
+    return [start, {"type": "http.response.body", "body": b"x" * size, "more_body": False}]
 
 
 def put(cache: ReplyCache, name: str, size: int = 10) -> None:
@@ -165,7 +167,7 @@ def put(cache: ReplyCache, name: str, size: int = 10) -> None:
 
 def test_cache_forgets_after_its_time():
     clock = Clock()
-    cache = ReplyCache(60, 1000, clock)
+    cache = ReplyCache(60, FIXED + 1000, clock)
     put(cache, "a")
     clock.now = 59
     assert cache.begin(("", "a"), b"") == messages(10)
@@ -174,7 +176,7 @@ def test_cache_forgets_after_its_time():
 
 
 def test_cache_drops_the_oldest_over_its_size():
-    cache = ReplyCache(60, 25, Clock())
+    cache = ReplyCache(60, 2 * FIXED + 25, Clock())
     for name in "abc":
         put(cache, name)
     assert len(cache) == 2
@@ -183,17 +185,26 @@ def test_cache_drops_the_oldest_over_its_size():
 
 
 def test_cache_keeps_no_reply_that_is_larger_than_all():
-    cache = ReplyCache(60, 25, Clock())
+    cache = ReplyCache(60, FIXED + 25, Clock())
     put(cache, "a", 26)
     assert len(cache) == 0
 
 
 def test_cache_neither_expires_nor_drops_what_is_at_work():
     clock = Clock()
-    cache = ReplyCache(60, 15, clock)
+    cache = ReplyCache(60, FIXED + 15, clock)
     cache.begin(("", "slow"), b"")
     clock.now = 100
     put(cache, "a")
     put(cache, "b")
     with pytest.raises(ApiError, match="still at work"):
         cache.begin(("", "slow"), b"")
+
+
+def test_cache_keeps_a_stream_as_one_piece():
+    """Ten thousand pieces of one byte would take megabytes that nobody counts."""
+    cache = ReplyCache(60, FIXED + 10_000, Clock())
+    assert cache.begin(("", "a"), b"") is None
+    pieces = [{"type": "http.response.body", "body": b"x", "more_body": True}] * 10_000
+    cache.end(("", "a"), [messages(0)[0], *pieces])
+    assert cache.begin(("", "a"), b"") == messages(10_000)

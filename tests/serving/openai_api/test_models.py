@@ -3,6 +3,7 @@
 import openai
 import pytest
 
+from everloop.sampling_defaults import IMPORTED
 from tests.serving.fakes import TAG
 
 
@@ -33,3 +34,24 @@ def test_models_is_empty_while_none_is_loaded(client, engine):
 def test_models_of_another_form_of_version_have_no_date(client, engine):
     engine.current.tag = "everloop:imported"
     assert client.models.retrieve("everloop").created == 0
+
+
+def test_everloop_and_names_of_earlier_champions_mean_the_champion(client, engine, app):
+    engine.current.tag = "tuned:v2"
+    app.state.api.served_names.update({"smollm2", "tuned"})
+    asked = [{"role": "user", "content": "Hi"}]
+    for name in ("everloop", "smollm2", "tuned", "tuned:v2"):
+        answer = client.chat.completions.create(model=name, messages=asked)
+        assert answer.model == "tuned:v2"
+        assert client.models.retrieve(name).id == name
+    names = ["tuned", "everloop", "smollm2", "tuned:v2"]
+    assert [model.id for model in client.models.list()] == names
+    with pytest.raises(openai.NotFoundError, match="this server has 'tuned'"):
+        client.chat.completions.create(model="smollm2:v1", messages=asked)
+
+
+def test_models_show_their_sampling_defaults(client, engine):
+    assert client.models.retrieve("everloop").sampling["temperature"] == 1.0
+    engine.current.sampling = IMPORTED
+    shown = client.models.retrieve("everloop").sampling
+    assert (shown["temperature"], shown["top_p"], shown["source"]) == (0.7, 0.9, "imported")

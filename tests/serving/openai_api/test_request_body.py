@@ -60,7 +60,7 @@ def test_wrong_value_is_refused_by_name(http, name, value):
     ("fields", "param"),
     [
         ({"stop": ["a", ""]}, "stop[1]"),
-        ({"stop": ""}, "stop[0]"),
+        ({"stop": ""}, "stop"),
         ({"stop": ["a", 2]}, "stop[1]"),
         ({"metadata": {"key": 1}}, "metadata.key"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
@@ -80,9 +80,23 @@ def test_wrong_value_is_refused_by_name(http, name, value):
         ({"messages": [{"role": "robot", "content": "4"}]}, "messages[0].role"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-            "messages[0].content",
+            "messages[0].content[0]",
         ),
-        ({"messages": [{"role": "user", "content": ["text"]}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": ["text"]}]}, "messages[0].content[0]"),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text"}]}
+                ]
+            },
+            "messages[0].content[1]",
+        ),
+        ({"tool_choice": "some"}, "tool_choice"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice.function"),
+        ({"tool_choice": {"type": "function", "function": {}}}, "tool_choice.function.name"),
+        ({"tool_choice": {"type": "tool", "function": {"name": "f"}}}, "tool_choice.type"),
+        ({"structured_outputs": {"json": 5}}, "structured_outputs.json"),
+        ({"chat_template_kwargs": {"mood": []}}, "chat_template_kwargs.mood"),
     ],
 )
 def test_wrong_part_is_refused_by_its_path(http, fields, param):
@@ -97,7 +111,7 @@ def test_missing_field_is_named(http, name):
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"[]", b'"text"', b"null", b'{"a": NaN}', b"\xff\xfe", b"[" * 100_000]
+    "body", [b"", b"{", b"[]", b'"text"', b"null", b'{"a": NaN}', b"\xff\xfe", b"[" * 5000]
 )
 def test_body_that_is_no_json_object_is_refused(http, body):
     reply = http.post(CHAT, content=body)
@@ -149,3 +163,31 @@ def test_top_p_zero_is_the_most_probable_token(http, engine):
 def test_parse_body_names_the_fault_in_the_json():
     with pytest.raises(ApiError, match="not valid JSON"):
         parse_body(b'{"model": ', ChatCompletionRequest)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [{"role": "user", "content": "Hi", "name": None, "tool_calls": None}]},
+        {
+            "messages": [
+                {"role": "user", "content": "Hi"},
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "tool_calls": [
+                        {"id": "a", "type": None, "function": {"name": "f", "arguments": "{}"}}
+                    ],
+                },
+            ]
+        },
+        {"stream_options": None, "tools": None, "tool_choice": None, "response_format": None},
+        {"structured_outputs": {"json_object": True, "regex": None, "choice": None}},
+    ],
+)
+def test_null_is_absent_everywhere(fields):
+    ChatCompletionRequest.model_validate(BODY | fields)
+
+
+def test_null_where_something_is_required_is_missing(http):
+    assert error(http, BODY | {"model": None})["code"] == "missing_required_parameter"

@@ -4,7 +4,9 @@ import dataclasses
 
 import pytest
 
+from everloop.sampling_defaults import IMPORTED, SamplingDefaults
 from serving.engine.sampling_params import SamplingParams
+from serving.openai_api.config import ServerConfig
 from serving.openai_api.sampling import seeded
 
 WISHES = {
@@ -78,6 +80,9 @@ def test_logprobs_are_asked_for_by_either_form(http, engine, path, fields, logpr
         ({"frequency_penalty": 2.1}, "frequency_penalty"),
         ({"presence_penalty": -2.1}, "presence_penalty"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"repetition_penalty": 1e-300}, "repetition_penalty"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
+        ({"stop": ["a", "b" * 257]}, "stop[1]"),
         ({"stop_token_ids": [-1]}, "stop_token_ids[0]"),
         ({"stop_token_ids": ["1"]}, "stop_token_ids[0]"),
         ({"n": 0}, "n"),
@@ -120,3 +125,37 @@ def test_user_is_kept_with_the_metadata(http, recorder, fields, user):
     path = "/v1/chat/completions"
     http.post(path, json={"model": "everloop"} | ROUTES[path] | fields)
     assert recorder.interactions[0].metadata.get("user") == user
+
+
+BROUGHT = SamplingDefaults(
+    temperature=0.6, top_p=0.8, top_k=20, repetition_penalty=1.1, source="generation_config.json"
+)
+
+
+def drawn(found: SamplingParams) -> tuple[object, ...]:
+    return found.temperature, found.top_p, found.top_k, found.repetition_penalty
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_defaults_of_the_weights_serve_who_sets_nothing(http, engine, path):
+    engine.current.sampling = BROUGHT
+    assert drawn(params(http, engine, path)) == (0.6, 0.8, 20, 1.1)
+    assert drawn(params(http, engine, path, top_k=-1, repetition_penalty=1)) == (0.6, 0.8, None, 1)
+    assert drawn(params(http, engine, path, temperature=0.2)) == (0.2, 1.0, None, 1.0)
+    assert drawn(params(http, engine, path, top_p=0.5)) == (1.0, 0.5, None, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("brought", "wanted"),
+    [
+        (SamplingDefaults(), (0.3, 1.0, None, 1.0)),
+        (IMPORTED, (0.3, 0.9, None, 1.0)),
+        (BROUGHT, (0.6, 0.8, 20, 1.1)),
+    ],
+)
+def test_a_temperature_of_the_server_stands_in_for_one_of_the_weights(
+    http, engine, app, brought, wanted
+):
+    app.state.api.config = ServerConfig(default_temperature=0.3)
+    engine.current.sampling = brought
+    assert drawn(params(http, engine, "/v1/completions")) == wanted

@@ -17,11 +17,14 @@ from training.export.input_moments import InputMoments
 from training.export.losses import session_losses
 from training.export.precision import choose
 from training.export.quantize import BlockFormat, QuantizedMatrix, quantize
+from training.export.sequential import spread
 from training.export.session import ReferenceRunner, open_session
 from training.export.speed import Speed
 
 LIFTED = {
     "max_query_len": 32,
+    "max_kl": 100.0,
+    "min_top_1_agreement": 0.0,
     "max_int8_loss_increase": 1.0,
     "max_int4_loss_increase": 1.0,
     "max_int8_cache_loss_increase": 1.0,
@@ -34,7 +37,10 @@ def run(tiny_checkpoint: Path, windows: np.ndarray, tmp_path: Path) -> Run:
     """Export the tiny checkpoint with these settings into tmp_path / version."""
 
     def run(
-        windows: np.ndarray = windows, checkpoint: Path = tiny_checkpoint, **settings: object
+        windows: np.ndarray = windows,
+        checkpoint: Path = tiny_checkpoint,
+        least: int = 0,
+        **settings: object,
     ) -> ProvenGraph:
         for name in ("version", "scratch"):
             shutil.rmtree(tmp_path / name, ignore_errors=True)
@@ -47,6 +53,7 @@ def run(tiny_checkpoint: Path, windows: np.ndarray, tmp_path: Path) -> Run:
             windows=windows,
             calibration=windows,
             bytes_per_token=2.0,
+            least_windows=least,
         )
         return export.run(tmp_path / "version", tmp_path / "scratch")
 
@@ -162,20 +169,94 @@ def test_run_of_auto_keeps_what_its_rule_says_of_what_it_measured(
     reports = proven.report.precisions
     assert [(one.weights, one.cache, one.refusal is None) for one in reports] == [
         ("fp32", "fp32", True),
-        ("fp32", "int8", True),
+        ("int4", "fp32", False),
         ("int8", "fp32", True),
         ("int8", "int8", True),
-        ("int4", "fp32", False),
     ]
-    assert [sorted(one.tokens_per_second) for one in reports] == [[1, 8]] * 4 + [[]]
+    assert [sorted(one.tokens_per_second) for one in reports] == [[1, 8], [], [1, 8], [1, 8]]
     assert proven.precision == choose(reports)
     assert (tmp_path / "version" / "model.onnx.data").is_file()
+
+
+@pytest.mark.parametrize(("max_kl", "is_fitted"), [(0.02, True), (0.004, False)])
+def test_run_of_auto_refuses_4_bits_that_a_model_does_not_bear(
+    run: Run, own_windows: np.ndarray, monkeypatch: pytest.MonkeyPatch, max_kl: float,
+    is_fitted: bool,
+) -> None:  # fmt: skip
+    """Of the random model int4 is 0.02 to 0.04 nats away, int8 a thousandth of that."""
+    monkeypatch.setattr("training.export.speed._ROUNDS", 1)
+    fitted: list[str] = []
+    moments = InputMoments.of
+    monkeypatch.setattr(
+        InputMoments, "of", lambda self, name: [fitted.append(name), moments(self, name)][1]
+    )
+
+    proven = run(own_windows, precision="auto", max_kl=max_kl, min_top_1_agreement=0.9)
+
+    by_name = {(one.weights, one.cache): one for one in proven.report.precisions}
+    assert list(by_name) == [
+        ("fp32", "fp32"), ("int4", "fp32"), ("int8", "fp32"), ("int8", "int8"),
+    ]  # fmt: skip
+    int4, int8 = by_name["int4", "fp32"], by_name["int8", "fp32"]
+    assert "min_top_1_agreement" in str(int4.refusal)
+    assert int8.refusal is None
+    assert proven.precision.refusal is None
+    assert (len(fitted) > 0) == is_fitted
+    assert int4.divergence.mean_kl > 20 * int8.divergence.mean_kl
+    assert int4.divergence.top_1_agreement < 0.9 < int8.divergence.top_1_agreement
+    assert int4.divergence.tokens == own_windows[:, 1:].size
+    low, high = int4.divergence.mean_kl_interval
+    assert low < int4.divergence.mean_kl < high
+    assert int4.divergence.equal_answers is not None
+
+
+def test_run_of_auto_tries_an_int8_cache_beside_fp32_where_nothing_else_qualifies(
+    run: Run, own_windows: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.export.speed._ROUNDS", 1)
+
+    proven = run(own_windows, precision="auto", max_int8_loss_increase=0.0, max_kl=1e-9)
+
+    measured = [(one.weights, one.cache, one.refusal is None) for one in proven.report.precisions]
+    assert measured == [
+        ("fp32", "fp32", True),
+        ("int4", "fp32", False),
+        ("int8", "fp32", False),
+        ("fp32", "int8", False),
+    ]
+    assert (proven.precision.weights, proven.precision.cache) == ("fp32", "fp32")
+    assert proven.precision.divergence is None
+
+
+def test_run_reads_windows_once_in_fp32_and_no_more_than_a_decision_needs(
+    run: Run, tiny_session: ort.InferenceSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = np.random.default_rng(3).integers(3, 259, (40, 41))
+    opened: list[str] = []
+    monkeypatch.setattr(
+        "training.export.comparison.open_session",
+        lambda graph: [opened.append(graph.parent.name), open_session(graph)][1],
+    )
+
+    proven = run(many, precision="int8", max_kl=0.02)
+
+    assert proven.report.validation_tokens == 8 * 40
+    assert opened == ["fp32", "int8-block-32", "int8-block-32"]
+    expected = session_losses(tiny_session, many[sorted(spread(40)[:8])]).mean()
+    assert proven.report.val_loss_fp32 == pytest.approx(expected, abs=1e-5)
+
+
+def test_run_reads_at_least_so_many_windows(run: Run) -> None:
+    many = np.random.default_rng(3).integers(3, 259, (12, 41))
+
+    assert run(many, precision="fp32").report.validation_tokens == 8 * 40
+    assert run(many, precision="fp32", least=12).report.validation_tokens == 12 * 40
 
 
 def test_run_of_auto_keeps_the_fastest(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def speeds(graphs: list[Path], **limits: object) -> list[Speed]:
         assert limits == {"max_model_len": 128, "max_query_len": 32, "progress": None}
-        return [Speed({1: 10.0 * (place == 2) + 1, 8: 8.0}, 50.0) for place in range(len(graphs))]
+        return [Speed({1: 10.0 * (place == 3) + 1, 8: 8.0}, 50.0) for place in range(len(graphs))]
 
     monkeypatch.setattr("training.export.graph_export.measure_speeds", speeds)
 

@@ -19,7 +19,7 @@ def measured(name: str, speeds: tuple[float, float] | None, loss: float, **chang
         "block_size": None,
         "cache": cache,
         "val_loss": loss,
-        "weight_loss_increase": 0.0,
+        "weight_loss_increase": loss / 4.0 - 1,
         "cache_loss_increase": 0.0,
         "weights_bytes": 100,
         "cache_bytes_per_token": {"fp32": 4096, "int8": 1024}[cache],

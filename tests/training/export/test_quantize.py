@@ -97,3 +97,15 @@ def test_quantize_in_parts_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> No
 
     assert np.array_equal(parts.values, whole.values)
     assert np.array_equal(parts.scales, whole.scales)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_quantize_gives_the_same_in_pieces(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = random_matrix(50, 96)
+    whole = quantize(matrix, BlockFormat(bits, 32))
+    monkeypatch.setattr("training.export.quantize._CHUNK_VALUES", 7 * 32)
+
+    parts = quantize(matrix, BlockFormat(bits, 32))
+
+    np.testing.assert_array_equal(parts.values, whole.values)
+    np.testing.assert_array_equal(parts.scales, whole.scales)

@@ -85,3 +85,17 @@ def test_copy_prefix_starts_a_slot(tiny_session: ort.InferenceSession, tokens: l
     copied = runner.step({1: tokens[24:]})[1]
 
     np.testing.assert_allclose(copied, whole[24:], atol=1e-4)
+
+
+def test_fill_leaves_the_state_that_a_step_leaves(
+    tiny_session: ort.InferenceSession, tokens: list[int]
+) -> None:
+    stepped, filled = (ReferenceRunner(tiny_session, slots=2, capacity=60) for _ in range(2))
+    stepped.step({0: tokens[:9], 1: tokens[:30]})
+    filled.fill({0: tokens[:9], 1: tokens[:30]})
+
+    assert filled.lengths.tolist() == [9, 30]
+    for name, values in stepped.state.items():
+        np.testing.assert_array_equal(filled.state[name], values)
+    filled.clear()
+    assert filled.lengths.tolist() == [0, 0]

@@ -111,3 +111,22 @@ def test_copy_tokenizer_refuses_a_template_that_does_not_compile(
     with pytest.raises(ArtifactError, match="does not compile"):
         copied_template(checkpoint, tmp_path / "folder")
     shutil.rmtree(tmp_path / "folder")
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+            "it takes more than 100,000 steps",
+        ),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+    ],
+)
+def test_copy_tokenizer_refuses_a_template_that_cannot_be_used(
+    checkpoint: Path, tmp_path: Path, template: str, reason: str
+) -> None:
+    (checkpoint / "chat_template.jinja").write_text(template, encoding="utf-8")
+
+    with pytest.raises(ArtifactError, match=f"chat template cannot be used: .*{reason}"):
+        copied_template(checkpoint, tmp_path / "folder")

@@ -130,13 +130,32 @@ def test_memory_is_that_of_the_largest_tensor(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "name"),
-    [({"general.name": "Tiny Qwen 1M"}, "Tiny Qwen 1M"), ({"general.name": " "}, "a"), ({}, "a")],
+    ("file", "name"),
+    [
+        ("SmolLM2-135M-Instruct.Q4_1.gguf", "SmolLM2-135M-Instruct"),
+        ("Llama-3.2-1B-Instruct-Q4_K_M.gguf", "Llama-3.2-1B-Instruct"),
+        ("gemma-3-270m-it-UD-Q6_K_XL.gguf", "gemma-3-270m-it"),
+        ("qwen2.5-0.5b-instruct-q8_0-00001-of-00002.gguf", "qwen2.5-0.5b-instruct"),
+        ("mine-BF16.gguf", "mine"),
+        ("mine.fp16.gguf", "mine"),
+        ("mistral-7b-v0.1.gguf", "mistral-7b-v0.1"),
+        ("model.gguf", "Tiny Qwen 1M"),
+        ("ggml-model-q4_0.gguf", "Tiny Qwen 1M"),
+        ("Q4_K_M.gguf", "Tiny Qwen 1M"),
+        (f"sha256-{'0a' * 32}.gguf", "Tiny Qwen 1M"),
+    ],
 )
-def test_model_name_is_the_files_own_where_it_says_none(
-    tmp_path: Path, change: dict[str, str], name: str
+def test_model_name_is_the_files_without_its_type(tmp_path: Path, file: str, name: str) -> None:
+    path = write(tmp_path / file, METADATA | {"general.name": "Tiny Qwen 1M"})
+
+    assert model_name(path) == name
+
+
+@pytest.mark.parametrize("change", [{"general.name": " "}, {}])
+def test_model_name_is_the_files_where_nothing_says_any(
+    tmp_path: Path, change: dict[str, str]
 ) -> None:
-    assert model_name(write(tmp_path / "a.gguf", METADATA | change)) == name
+    assert model_name(write(tmp_path / "model.gguf", METADATA | change)) == "model"
 
 
 @pytest.mark.parametrize(
