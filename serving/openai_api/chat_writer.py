@@ -87,7 +87,9 @@ class ChatWriter:
         if self._parser is None:
             return [text] if text else []
         pieces = self._parser.add(text)
-        return pieces + self._parser.finish() if self._choice.is_finished else pieces
+        if self._choice.is_finished:
+            pieces += self._parser.finish(is_cut=self._choice.finish_reason == "length")
+        return pieces
 
     def _tokens(self, output: "RequestOutput") -> list[PlacedToken]:
         return [] if self._placer is None else self._placer.take(output)

@@ -61,15 +61,45 @@ class ToolParser:
             pieces += found
         return pieces
 
-    def finish(self) -> list[str | CallPiece]:
-        """Give what was held back at the end of the answer."""
+    def finish(self, *, is_cut: bool) -> list[str | CallPiece]:
+        """Give what was held back at the end of the answer.
+
+        Args:
+            is_cut: its length ended the answer; what may have become a call is dropped then.
+        """
         pieces: list[str | CallPiece] = []
         if self._state in (_State.START, _State.CONTENT, _State.CALL):
-            held = self._opened + self._buffer
+            held = self._before_call() if is_cut else self._opened + self._buffer
             if held and not (self.num_calls and held.isspace()):
                 pieces.append(held)
         self._buffer = self._opened = ""
         return pieces
+
+    def _before_call(self) -> str:
+        """What is held back, up to where a call may have begun."""
+        if self._state is _State.CALL:
+            may_be_call = self._style.is_inline or self._may_be_call(self._buffer)
+            return "" if may_be_call else self._opened + self._buffer
+        if self._state is _State.START:
+            rest, _ = _skip(self._buffer, self._style.openers)
+            return self._buffer if self._buffer.isspace() or not self._opens(rest) else ""
+        size = _overlap(self._buffer, self._style.openers[0]) if self._style.is_inline else 0
+        return self._buffer[: len(self._buffer) - size].rstrip() if size else self._buffer
+
+    def _opens(self, text: str) -> bool:
+        return any(opener.startswith(text) for opener in self._style.openers)
+
+    def _may_be_call(self, text: str) -> bool:
+        """Whether an object that has just begun has no other keys than a call."""
+        names = ("name", self._style.arguments)
+        try:
+            written = from_json(text, allow_partial=True)
+        except ValueError:
+            return False
+        if not written:  # nothing but a brace and the beginning of a key
+            key = text.strip().removeprefix("{").lstrip()
+            return any(f'"{name}"'.startswith(key[: len(name) + 2]) for name in names)
+        return all(key in names for key in written)
 
     def _advance(self) -> list[str | CallPiece] | None:
         """Take one step; None when more text is needed for the next."""

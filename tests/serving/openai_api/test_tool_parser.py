@@ -47,7 +47,7 @@ CASES = {
         'x <tool_call>\n{"name": "f", "arguments": {"a": [1',
         ("x", [("f", '{"a": [1')]),
     ),
-    "cut off before them": (
+    "ended before them": (
         HERMES,
         'x\n<tool_call>\n{"name": "f"',
         ('x\n<tool_call>\n{"name": "f"', []),
@@ -66,12 +66,12 @@ CASES = {
 }
 
 
-def parse(style, text: str, size: int, *, is_parallel: bool = True):
+def parse(style, text: str, size: int, *, is_parallel: bool = True, is_cut: bool = False):
     parser = ToolParser(style, is_parallel=is_parallel)
     pieces = []
     for start in range(0, len(text), size):
         pieces += parser.add(text[start : start + size])
-    pieces += parser.finish()
+    pieces += parser.finish(is_cut=is_cut)
     content = "".join(piece for piece in pieces if isinstance(piece, str))
     calls: dict[int, list[str]] = {}
     for piece in pieces:
@@ -88,6 +88,50 @@ def parse(style, text: str, size: int, *, is_parallel: bool = True):
 def test_calls_are_found_in_pieces_of_any_size(name, size):
     style, text, expected = CASES[name]
     assert parse(style, text, size) == expected
+
+
+WHOLE = {
+    HERMES: (
+        f"Sure.\n<tool_call>\n{CALL}\n</tool_call>\n<tool_call>\n{EMPTY}\n</tool_call>",
+        "Sure.",
+    ),
+    MISTRAL: (f"[TOOL_CALLS] [{CALL}, {EMPTY}]", ""),
+    LLAMA: (f"<|python_tag|>{CALL}; {EMPTY}".replace("arguments", "parameters"), ""),
+}
+
+
+@pytest.mark.parametrize("style", TOOL_FORMATS, ids=lambda style: style.marker)
+@pytest.mark.parametrize("size", [1, 4, 1000])
+def test_cut_anywhere_no_markup_becomes_content(style, size):
+    text, before = WHOLE[style]
+    for end in range(len(text) + 1):
+        content, calls = parse(style, text[:end], size, is_cut=True)
+        assert content.rstrip() == before[:end]
+        for call, whole in zip(calls, [F, G], strict=False):
+            assert call[0] == whole[0]
+            assert whole[1].startswith(call[1])
+
+
+@pytest.mark.parametrize(
+    ("style", "text", "content"),
+    [
+        (HERMES, "a < b", "a < b"),
+        (HERMES, "a <tool_ b", "a <tool_ b"),
+        (HERMES, "a <tool_", "a"),
+        (HERMES, "<tool_call>none", "<tool_call>none"),
+        (HERMES, '<tool_call>{"x": 1', ""),
+        (MISTRAL, "[1, 2", "[1, 2"),
+        (MISTRAL, '[{"x": 1', '[{"x": 1'),
+        (MISTRAL, '[{"arguments": {"a": 1}, "na', ""),
+        (LLAMA, '{"x": 1, "name": "f', '{"x": 1, "name": "f'),
+        (LLAMA, '{"nam', ""),
+        (LLAMA, '{"nap', '{"nap'),
+        (LLAMA, "{x", "{x"),
+        (LLAMA, " \n", " \n"),
+    ],
+)
+def test_cut_keeps_what_can_be_no_call(style, text, content):
+    assert parse(style, text, 2, is_cut=True) == (content, [])
 
 
 def test_arguments_come_as_they_are_written():
@@ -131,6 +175,9 @@ FRAGMENTS = st.sampled_from(
 def test_any_text_is_parsed_alike_in_any_pieces(style, text):
     whole = parse(style, text, len(text) or 1)
     assert parse(style, text, 1) == parse(style, text, 3) == whole
+    cut = parse(style, text, len(text) or 1, is_cut=True)
+    assert parse(style, text, 1, is_cut=True) == parse(style, text, 3, is_cut=True) == cut
+    assert whole[0].startswith(cut[0])
     if not whole[1]:
         assert whole[0] == text
 

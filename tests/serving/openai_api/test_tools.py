@@ -197,6 +197,22 @@ def test_call_that_its_length_cut_off_says_so(http, engine):
     assert choice["message"]["tool_calls"][0]["function"]["arguments"] == '{"cit'
 
 
+@pytest.mark.parametrize("text", ["", "Let me see.\n", CALL + "\n"])
+@pytest.mark.parametrize("end", [5, 11, 20, 30])
+def test_opener_that_its_length_cut_off_is_no_content(http, engine, recorder, text, end):
+    engine.pieces, engine.finish_reason = [text, CALL[:end]], "length"
+    choice = post(http).json()["choices"][0]
+    events = post(http, stream=True).text.split("\n\n")[:-2]
+    chunks = [json.loads(event[6:])["choices"][0] for event in events]
+    streamed = "".join(chunk["delta"].get("content") or "" for chunk in chunks)
+    expected = "Let me see." if text.startswith("Let") else ""
+    assert (choice["message"]["content"] or "").strip() == streamed.strip() == expected
+    assert choice["finish_reason"] == chunks[-1]["finish_reason"] == "length"
+    calls = choice["message"].get("tool_calls", [])
+    assert [call["function"]["name"] for call in calls] == ["weather"] * text.count("name")
+    assert recorder.interactions[0].answer == text + CALL[:end]
+
+
 def test_without_tools_no_calls_are_looked_for(http, engine):
     engine.pieces = [CALL]
     message = http.post(CHAT, json=BODY).json()["choices"][0]["message"]
