@@ -20,6 +20,7 @@ FunctionName = Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")
 # One way to write JSON, the way of the templates: free white space would let a model write it for
 # ever. Source: llguidance, docs/json_schema.md.
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_NO_ARGUMENTS: dict[str, Any] = {"type": "object", "additionalProperties": False}
 
 
 class Function(RequestBody):
@@ -29,6 +30,14 @@ class Function(RequestBody):
     description: str | None = None
     parameters: dict[str, Any] | None = Field(None, description="JSON schema of an object.")
     strict: bool | None = Field(None, description="Hold the arguments to the schema.")
+
+    @property
+    def arguments_schema(self) -> dict[str, Any]:
+        """What the arguments must be; a function without parameters takes none.
+
+        Source: OpenAI's API reference, `function.parameters`.
+        """
+        return _NO_ARGUMENTS if self.parameters is None else {"type": "object"} | self.parameters
 
 
 class Tool(RequestBody):
@@ -134,7 +143,7 @@ def _calls(style: ToolFormat, tools: Sequence[Tool], *, is_parallel: bool) -> st
     schema = {
         "anyOf": [_call_schema(style, tool, number) for number, tool in enumerate(tools)],
         "$defs": {
-            f"tool{number}": _moved(tool.function.parameters or {"type": "object"}, number)
+            f"tool{number}": _moved(tool.function.arguments_schema, number)
             for number, tool in enumerate(tools)
         },
         "x-guidance": _SPACING,

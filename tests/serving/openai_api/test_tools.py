@@ -279,9 +279,18 @@ def test_required_calls_may_be_several_unless_forbidden():
     assert not accepts(grammar(HERMES, WEATHER, choice="required", parallel=False), two)
 
 
-def test_function_without_parameters_takes_any_object():
-    constraint = grammar(HERMES, CLOCK, choice="required")
-    assert accepts(constraint, '<tool_call>\n{"name": "clock", "arguments": {}}\n</tool_call>')
+def test_function_without_parameters_takes_no_arguments():
+    constraint = grammar(LLAMA, CLOCK, choice="required")
+    assert accepts(constraint, '{"name": "clock", "parameters": {}}')
+    assert not accepts(constraint, '{"name": "clock", "parameters": {"a": 1}}')
+
+
+@pytest.mark.parametrize("parameters", [{}, {"type": "object"}, {"properties": {}}])
+def test_function_with_parameters_of_any_kind_takes_any_object(parameters):
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    constraint = grammar(LLAMA, tool, choice="required")
+    assert accepts(constraint, '{"name": "f", "parameters": {"a": 1}}')
+    assert not accepts(constraint, '{"name": "f", "parameters": [1]}')
 
 
 @pytest.mark.parametrize("style", [HERMES, MISTRAL, LLAMA])
