@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from everloop.errors import DataError
+from serving.engine.json_references import References, shown
 from serving.engine.pattern_size import pattern_size
 from serving.engine.sampling_params import StructuredOutput
 
@@ -101,6 +102,7 @@ def _check(found: int, limit: int, what: str) -> None:
 
 
 def _measure_schema(root: Any, cost: GrammarCost) -> None:
+    references = References(root)
     nested = {"#": 0}  # what is referred to, by the reference, and how deep it is
     for value, depth in _walk(root):
         cost.add_values(1)
@@ -117,10 +119,10 @@ def _measure_schema(root: Any, cost: GrammarCost) -> None:
                 cost.add_symbols(pattern_size(pattern))
         reference = value.get("$ref")
         if isinstance(reference, str) and reference not in nested:
-            nested[reference] = max((d for _, d in _walk(_target(root, reference))), default=0)
+            nested[reference] = max(depth for _, depth in _walk(references.target(reference)))
             _check(sum(nested.values()), MAX_NESTING, "objects inside one another in its schema")
     _check(sum(nested.values()), MAX_NESTING, "objects inside one another in its schema")
-    _Expansion(root).check()
+    _Expansion(root, references).check()
 
 
 def _walk(root: Any) -> Iterator[tuple[Any, int]]:
@@ -135,26 +137,14 @@ def _walk(root: Any) -> Iterator[tuple[Any, int]]:
             left += [(member, depth) for member in value]
 
 
-def _target(root: Any, reference: str) -> Any:
-    """What a reference into the same schema refers to; None for any other."""
-    value = root
-    for step in reference.removeprefix("#").split("/")[1:]:
-        step = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(value, dict):
-            value = value.get(step)
-        elif isinstance(value, list) and step.isdigit() and int(step) < len(value):
-            value = value[int(step)]
-        else:
-            return None
-    return value if reference.startswith("#") else None
-
-
 class _Expansion:
     """Counts the schemas of one place, and its alternatives, with references written out."""
 
-    def __init__(self, root: Any) -> None:
+    def __init__(self, root: Any, references: References) -> None:
         self._root = root
+        self._references = references
         self._known: dict[int, tuple[int, int]] = {}
+        self._begun: set[int] = set()  # places that are being measured
 
     def check(self) -> None:
         """Look at every place."""
@@ -168,7 +158,7 @@ class _Expansion:
             return 1, 1
         if id(schema) in self._known:
             return self._known[id(schema)]
-        self._known[id(schema)] = 1, 1  # for a reference to itself
+        self._begun.add(id(schema))
         size, factors = 1, []
         for name in ("anyOf", "oneOf", "allOf"):
             members = schema.get(name)
@@ -177,7 +167,12 @@ class _Expansion:
             alternatives = [many for _, many in found]
             factors += alternatives if name == "allOf" else [sum(alternatives)]
         if isinstance(reference := schema.get("$ref"), str):
-            one, many = self._measure(_target(self._root, reference))
+            target = self._references.target(reference)
+            if id(target) in self._begun:
+                raise DataError(
+                    f'"$ref": {shown(reference)} leads back to itself with no value in between'
+                )
+            one, many = self._measure(target)
             size, factors = size + one, [*factors, many]
         _check(size, MAX_EXPANDED, "schemas in one place when references are written out")
         product = 1
@@ -185,6 +180,7 @@ class _Expansion:
             if product > 1 and factor > 1:
                 _check(product * factor, MAX_ALTERNATIVES, "combinations of alternatives")
             product *= max(1, factor)
+        self._begun.remove(id(schema))
         self._known[id(schema)] = size, product
         return size, product
 

@@ -38,6 +38,7 @@ _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,16}"
 _FEW = 32  # a vocabulary's part that is faster to pick from than to mask the rest of
 _MINUS_INFINITY = np.float32(-np.inf).view(np.int32)
 _ANY_OBJECT = '{"type": "object"}'
+_CAUSES = {"NoExtensionBias": "a rule leads back to itself, so that nothing can follow"}
 _NAMES = {
     "json_object": "JSON mode",
     "json_schema": "the JSON schema",
@@ -254,4 +255,5 @@ def _sentence(reason: str) -> str:
     """The part of the library's message that says what is wrong, without the text around it."""
     lines = (reason or "no reason given").split("\n")
     causes = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return " ".join((causes or lines)[0].split()).rstrip(".")
+    cause = " ".join((causes or lines)[0].split()).rstrip(".")
+    return _CAUSES.get(cause, cause)

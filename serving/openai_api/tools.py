@@ -37,7 +37,11 @@ class Function(RequestBody):
 
         Source: OpenAI's API reference, `function.parameters`.
         """
-        return _NO_ARGUMENTS if self.parameters is None else {"type": "object"} | self.parameters
+        if self.parameters is None:
+            return _NO_ARGUMENTS
+        # Without an address of its own: among the definitions its references would go by that.
+        named = {key: value for key, value in self.parameters.items() if key != "$id"}
+        return {"type": "object"} | named
 
 
 class Tool(RequestBody):
@@ -164,14 +168,17 @@ def _call_schema(style: ToolFormat, tool: Tool, number: int) -> dict[str, Any]:
 
 
 def _moved(schema: Any, number: int) -> Any:
-    """A schema whose references to its own root follow it to its place among the definitions."""
+    """A schema whose references to its own root follow it to its place among the definitions.
+
+    Those to an anchor need not: a name has no place.
+    """
     if isinstance(schema, list):
         return [_moved(member, number) for member in schema]
     if not isinstance(schema, dict):
         return schema
     moved = {key: _moved(value, number) for key, value in schema.items()}
     reference = moved.get("$ref")
-    if isinstance(reference, str) and reference.startswith("#"):
+    if isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
         moved["$ref"] = f"#/$defs/tool{number}{reference[1:]}"
     return moved
 

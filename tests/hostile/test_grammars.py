@@ -46,6 +46,35 @@ def chain(count: int, link):
     return {"$ref": "#/$defs/d0", "$defs": links | {f"d{count}": {"type": "string"}}}
 
 
+def long_chain(beginning: str, name: str = ""):
+    """More references than an object has keys, the definitions in groups."""
+    links = [
+        {"$anchor": f"d{number}", "allOf": [{"$ref": beginning.format(number=number + 1)}]}
+        for number in range(2000)
+    ]
+    groups = {f"g{at}": dict(enumerate(links[at : at + 400])) for at in range(0, 2000, 400)}
+    defined = {key: {f"d{at}": link for at, link in group.items()} for key, group in groups.items()}
+    return {"$id": name, "$defs": defined, "$ref": beginning.format(number=0)}
+
+
+CYCLES = {
+    "itself": {"$ref": "#"},
+    "through another": chain(2, lambda link: link) | {"$defs": {"d0": {"$ref": "#/$defs/d0"}}},
+    "through two": {
+        "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}},
+        "properties": {"x": {"$ref": "#/$defs/a"}},
+    },
+    "through allOf": {"allOf": [{"$ref": "#"}]},
+    "in one of several": {"anyOf": [{"type": "string"}, {"$ref": "#"}]},
+    "of an optional key": {"properties": {"x": {"$ref": "#/properties/x"}}},
+    "of a list": {"type": "array", "items": {"$ref": "#/items"}},
+    "of other keys": {"additionalProperties": {"anyOf": [{"$ref": "#/additionalProperties"}]}},
+    "of a place in a list": {"prefixItems": [{"$ref": "#/prefixItems/0"}]},
+    "percent signs": {"items": {"$ref": "#/%69tems"}},
+    "anchor": {"items": {"$anchor": "a", "$ref": "#a"}},
+    "address": {"$id": "http://a/b", "items": {"$ref": "http://a/b#/items"}},
+    "relative address": {"$id": "http://a/b", "items": {"$ref": "b#/items"}},
+}
 DOUBLING = "".join(f"A{n}: A{n + 1} A{n + 1} A{n + 1} A{n + 1}\n" for n in range(10))
 HOSTILE = {
     "4,500 keys": (schema(keys(4500)), "keys in one object"),
@@ -64,6 +93,28 @@ HOSTILE = {
     "doubling references": (
         schema(chain(30, lambda link: {"allOf": [link, link]})),
         "schemas in one place",
+    ),
+    **{f"cycle: {name}": (schema(value), "leads back to itself") for name, value in CYCLES.items()},
+    "cycle in Lark": (lark('start: "x" %json {"items": {"$ref": "#/items"}}'), "leads back"),
+    "chain of percent signs": (
+        schema(chain(490, lambda link: {"allOf": [{"$ref": link["$ref"].replace("$", "%24")}]})),
+        "objects inside one another",
+    ),
+    "chain of anchors": (schema(long_chain("#d{number}")), "objects inside one another"),
+    "chain of addresses": (
+        schema(
+            {"$id": "http://a/b"}
+            | chain(490, lambda link: {"allOf": [{"$ref": "http://a/b" + link["$ref"]}]})
+        ),
+        "objects inside one another",
+    ),
+    "schemas with addresses": (
+        schema({"$defs": {"a": {"$id": "http://a/b"}}, "$ref": "http://a/b"}),
+        "refers to what is not in the schema",
+    ),
+    "address inside": (
+        schema({"$defs": {"a": {"$id": "http://a/b"}}, "$ref": "#/$defs/a"}),
+        'beside an "$id" inside',
     ),
     "combined alternatives": (
         schema(
@@ -153,6 +204,11 @@ def test_costly_grammar_is_refused_before_it_is_compiled(compiler, compiled, gra
         schema(keys(100) | {"required": ["key1"], "additionalProperties": False}),
         schema({"anyOf": [keys(5, f"k{number}_") for number in range(20)]}),
         schema({"type": "array", "items": {"$ref": "#"}}),
+        schema({"$defs": {"a b": {"type": "null"}}, "$ref": "#/$defs/a%20b"}),
+        schema({"$defs": {"a": {"$anchor": "b", "type": "null"}}, "$ref": "#b"}),
+        schema({"$id": "http://a/b", "$defs": {"a": {"type": "null"}}, "$ref": "b#/$defs/a"}),
+        schema({"const": {"$ref": "#"}}),
+        schema({"properties": {"$ref": {"type": "null"}, "a": {"$ref": "#/properties/$ref"}}}),
         schema({"enum": [f"value {number}" for number in range(2000)]}),
         schema(chain(100, lambda link: {"type": "object", "properties": {"a": link}})),
         schema({"type": "string", "pattern": r"^[\d(]{4}-\d{2}-\d{2}T(\d{2}:){2}\d{2}$"}),

@@ -346,6 +346,16 @@ def test_references_in_parameters_are_followed():
     assert not accepts(constraint, f'{{"name": "b", "parameters": {place.replace("name", "x")}}}')
 
 
+def test_anchors_and_addresses_of_parameters_are_followed():
+    null = {"$anchor": "nothing", "type": "null"}
+    properties = {"a": {"$ref": "#nothing"}, "b": {"$ref": "#/$defs/n"}}
+    parameters = {"$id": "https://a.example/b", "$defs": {"n": null}, "properties": properties}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    constraint = grammar(LLAMA, tool, choice="required")
+    assert accepts(constraint, '{"name": "f", "parameters": {"a": null, "b": null}}')
+    assert not accepts(constraint, '{"name": "f", "parameters": {"a": 1, "b": null}}')
+
+
 def test_format_follows_from_the_template():
     assert tool_format(ChatTemplate(CHAT_TEMPLATE)) is HERMES
     assert tool_format(ChatTemplate("{% if tools %}[AVAILABLE_TOOLS][TOOL_CALLS]{% endif %}")) is (
