@@ -96,6 +96,21 @@ def measure(structured: StructuredOutput) -> GrammarCost:
     return cost
 
 
+def lark_schemas(text: str) -> Iterator[tuple[int, int, Any]]:
+    """The JSON schemas inside a grammar in Lark's notation: begin, end, and what stands there.
+
+    Raises:
+        ValueError: one is no JSON.
+    """
+    place = 0
+    while token := _LARK.match(text, place):
+        place = token.end()
+        if token["json"]:
+            begin = place
+            schema, place = json.JSONDecoder().raw_decode(text, begin)
+            yield begin, place, schema
+
+
 def _check(found: int, limit: int, what: str) -> None:
     if found > limit:
         raise DataError(f"it has {found:,} {what}, the limit is {limit:,}")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from everloop.errors import DataError
 from serving.engine.grammar_limits import measure
 from serving.engine.grammar_tokens import GrammarTokens
+from serving.engine.json_schema import adapted
 from serving.engine.sampling_params import StructuredOutput
 from serving.engine.vocabulary import Vocabulary
 
@@ -131,6 +132,8 @@ class GrammarCompiler:
     def _compile(self, structured: StructuredOutput) -> CompiledGrammar:
         try:
             cost = measure(structured)
+            if (changed := adapted(structured)) is not structured:
+                cost = measure(changed)
         except DataError as error:
             raise _refusal(structured, str(error)) from error
         if not self._vocabulary.is_exact:
@@ -140,7 +143,7 @@ class GrammarCompiler:
             )
         tokenizer = self._make_tokenizer()
         try:
-            grammar = _grammar(structured)
+            grammar = _grammar(changed)
         except ValueError as error:
             raise _refusal(structured, str(error)) from error
         limits = LLParserLimits(

@@ -237,7 +237,8 @@ def test_random_walks_match_the_whole_expression(
         ),
         ("json_schema", "{", "the JSON schema cannot be used: its schema is no JSON: "),
         ("json_schema", "[]", "the JSON schema cannot be used: "),
-        ("json_schema", '{"type": "string", "format": "x"}', "Unknown format: x."),
+        ("json_schema", '{"uniqueItems": true}', 'Unimplemented keys: ["uniqueItems"].'),
+        ("json_schema", '{"not": {}, "uniqueItems": false}', 'Unimplemented keys: ["not"].'),
         ("regex", "(", "the regular expression cannot be used: unclosed group."),
         ("regex", r"(a)\1", "backreferences are not supported."),
         ("lark", "start: x", 'the grammar cannot be used: at 1(8): unknown name: "x".'),
@@ -253,6 +254,94 @@ def test_check_refuses_a_wrong_grammar_with_its_reason_in_one_line(
     assert message.startswith("structured: ")
     assert reason in message
     assert "\n" not in message
+
+
+IDLE: list[dict[str, Any]] = [
+    {"type": "array", "uniqueItems": False},
+    {"type": "array", "contains": {"type": "string"}, "minContains": 0},
+    {"type": "array", "minContains": 2, "maxContains": 3},
+    {"type": "array", "unevaluatedItems": True},
+    {"type": "string", "format": "colour"},
+    {"type": ["integer", "null"], "format": "int32"},
+    {"type": "boolean", "uniqueItems": True, "propertyNames": {"pattern": "a"}},
+    {"type": "object", "propertyNames": {}},
+    {"type": "object", "unevaluatedProperties": {}},
+    {"type": "object", "dependentRequired": {"a": []}, "dependentSchemas": {"a": True}},
+    {"not": False, "enum": ["not"]},
+    {"if": {"type": "string"}, "const": "if"},
+    {"then": {"type": "string"}, "else": False, "const": 1},
+]
+
+
+@pytest.mark.parametrize(
+    "idle", IDLE, ids=lambda idle: next(iter(idle.items()))[0] + str(idle)[:60]
+)
+@pytest.mark.parametrize("kind", ["json_schema", "lark"])
+def test_keywords_that_ask_nothing_are_ignored(
+    compiler: GrammarCompiler, idle: dict[str, Any], kind: GrammarKind
+) -> None:
+    """In every place of a schema, and not where they are names."""
+    inner = {"format": {"enum": [1]}, "uniqueItems": {"$ref": "#/$defs/idle"}}
+    schema = {
+        "$defs": {"idle": idle},
+        "type": "object",
+        "properties": inner | {"all": {"allOf": [{"anyOf": [idle]}]}},
+        "required": ["format"],
+        "additionalProperties": False,
+    }
+    text = json.dumps(schema)
+    compiler.check(
+        StructuredOutput(kind, text if kind == "json_schema" else f"start: %json {text}")
+    )
+    matcher = compiler.start(StructuredOutput("json_schema", text))
+    written, is_whole = _walk(matcher, 1)
+    if is_whole:
+        jsonschema.validate(json.loads(written), schema)
+
+
+@pytest.mark.parametrize(
+    ("schema", "start", "longest"),
+    [
+        ({"format": "date-time"}, '"2026-11-29T10:00:00.', 9),
+        (
+            {"format": "date-time", "pattern": "Z$", "allOf": [{"minLength": 3}]},
+            '"2026-11-29T10:00:00.',
+            9,
+        ),
+        ({"format": "time"}, '"10:00:00.', 9),
+        ({"format": "duration"}, '"P', 9),
+    ],
+)
+def test_digits_of_times_come_to_an_end(
+    compiler: GrammarCompiler, schema: dict[str, Any], start: str, longest: int
+) -> None:
+    text = json.dumps({"type": "string"} | schema)
+    matcher = compiler.start(StructuredOutput("json_schema", text))
+    for token in _tokens(start):
+        matcher.accept(token)
+    (digit,) = _tokens("1")
+    for _ in range(longest):
+        assert digit in _allowed(matcher)
+        matcher.accept(digit)
+    assert digit not in _allowed(matcher)
+    assert _allowed(matcher)
+
+
+def test_schema_that_is_nested_too_deeply_is_refused(compiler: GrammarCompiler) -> None:
+    schema: dict[str, Any] = {"format": "x"}
+    for _ in range(600):
+        schema = {"not": schema}
+    with pytest.raises(DataError, match="nested too deeply"):
+        compiler.check(StructuredOutput("json_schema", json.dumps(schema)))
+
+
+def test_rule_that_leads_back_to_itself_ends_in_words(compiler: GrammarCompiler) -> None:
+    with pytest.raises(DataError, match="leads back to itself"):
+        compiler.check(StructuredOutput("lark", "start: start"))
+    matcher = compiler.start(StructuredOutput("lark", 'start: "x" a\na: a'))
+    matcher.accept(_tokens("x")[0])
+    with pytest.raises(DataError, match="leads back to itself, so that nothing can follow"):
+        _allowed(matcher)
 
 
 def test_tokenizer_whose_tokens_have_no_bytes_is_refused() -> None:
