@@ -25,6 +25,7 @@ _QUIET = 0.05  # CPU pressure up to which a timing can be trusted
 _FILE_WIDTH = 140
 _FINE_UNITS = ("nats/", "area under ROC")  # of which a hundredth is much
 _HEADINGS = ("measurement", "value", "unit", "peer", "ratio", "range", "target", "ok", "pressure")
+_WORDS = ("measurement", "unit", "input", "answer")  # columns of text
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +152,36 @@ def publish(
         cpu_pressure: of the whole run.
         settings: what else a reader needs to know of the run: threads, rounds, limits.
     """
-    document = {
+    document = _document(benchmark, options, cpu_pressure, settings)
+    document["results"] = [dataclasses.asdict(result) for result in results]
+    _print(document, _HEADINGS, list(map(_cells, results)), options)
+
+
+def publish_table(
+    benchmark: str,
+    rows: Sequence[Mapping[str, object]],
+    options: argparse.Namespace,
+    cpu_pressure: float | None = None,
+    settings: Mapping[str, object] | None = None,
+) -> None:
+    """Print rows of a benchmark that has columns of its own; see `publish`.
+
+    Args:
+        rows: values by column, the same columns in each; at least one.
+    """
+    document = _document(benchmark, options, cpu_pressure, settings)
+    document["results"] = [dict(row) for row in rows]
+    cells = [[_cell(value) for value in row.values()] for row in rows]
+    _print(document, list(rows[0]), cells, options)
+
+
+def _document(
+    benchmark: str,
+    options: argparse.Namespace,
+    cpu_pressure: float | None,
+    settings: Mapping[str, object] | None,
+) -> dict[str, Any]:
+    return {
         "benchmark": benchmark,
         "machine": machine(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -159,31 +189,40 @@ def publish(
         "quick": options.quick,
         "cpu_pressure": cpu_pressure,
         "settings": dict(settings or {}),
-        "results": [dataclasses.asdict(result) for result in results],
     }
+
+
+def _print(
+    document: Mapping[str, Any],
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    options: argparse.Namespace,
+) -> None:
     if options.json:
         print(json.dumps(document))
         return
     if getattr(options, "markdown", False):
-        print(_markdown(document, results))
+        print(_markdown(document, headings, rows))
         return
-    table = Table(title=f"{benchmark} · {document['machine']}\n{document['date']}")
-    for heading in _HEADINGS:
-        table.add_column(heading, justify="left" if heading in ("measurement", "unit") else "right")
-    for result in results:
-        table.add_row(*_cells(result))
+    table = Table(title=f"{document['benchmark']} · {document['machine']}\n{document['date']}")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in _WORDS else "right")
+    for row in rows:
+        table.add_row(*row)
     # Wide enough for the names when stdout is a file, which has no width of its own.
     Console(width=None if os.isatty(1) else _FILE_WIDTH).print(table)
-    for name, setting in (settings or {}).items():
+    for name, setting in document["settings"].items():
         print(f"{name}: {_text(setting)}")
-    if cpu_pressure is not None:
-        print(f"CPU pressure {cpu_pressure:.2f}{_verdict(cpu_pressure)}")
+    if (pressure := document["cpu_pressure"]) is not None:
+        print(f"CPU pressure {pressure:.2f}{_verdict(pressure)}")
 
 
-def _markdown(document: Mapping[str, Any], results: Sequence[Result]) -> str:
+def _markdown(
+    document: Mapping[str, Any], headings: Sequence[str], cells: Sequence[Sequence[str]]
+) -> str:
     settings = "; ".join(f"{name}: {_text(value)}" for name, value in document["settings"].items())
     settings = f" {settings}." if settings else ""
-    rows = [_HEADINGS, ["---"] * len(_HEADINGS), *map(_cells, results)]
+    rows = [headings, ["---"] * len(headings), *cells]
     return "\n".join(
         [
             f"`{document['benchmark']}`, {document['machine']}, {document['date']}, commit "
@@ -220,6 +259,12 @@ def _cells(result: Result) -> list[str]:
         "" if result.ok is None else ("ok" if result.ok else "missed"),
         _figure(result.cpu_pressure),
     ]
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "ok" if value else "missed"
+    return _figure(value) if isinstance(value, float) else str(value)
 
 
 def _text(setting: object) -> str:

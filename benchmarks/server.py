@@ -182,14 +182,15 @@ def sizes_of(arguments: argparse.Namespace) -> Sizes:
     return sizes()
 
 
-def _stop(number: int, _frame: FrameType | None) -> None:
+def stop_at_signal(number: int, _frame: FrameType | None) -> None:
+    """End as an exception does, so that the servers are ended too."""
     sys.exit(128 + number)
 
 
 def main() -> None:
     """Measure and print."""
     arguments = read_options()
-    signal.signal(signal.SIGTERM, _stop)  # as an exception, so that the servers are ended too
+    signal.signal(signal.SIGTERM, stop_at_signal)
     plan = Plan(
         precision=PRECISIONS[arguments.precision],
         peers=arguments.peers,

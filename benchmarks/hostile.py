@@ -1,0 +1,206 @@
+"""What one client can do to the others: hostile inputs beside 16 streams of a real server.
+
+    .venv/bin/python -m benchmarks.hostile [--model FOLDER] [--tiny] [--json | --markdown]
+
+Each input is sent after the one before is answered. The table says for each how it was answered,
+the largest gap between tokens of the streams meanwhile, what the server's memory has grown by, and
+how many streams it ended. Beside it stands the gap that an ordinary long prompt makes.
+"""
+
+import argparse
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from benchmarks.hostile_client import send
+from benchmarks.hostile_inputs import COMPLETIONS, HostileInput, corpus
+from benchmarks.peers.environment import ROOT
+from benchmarks.precisions import PRECISIONS
+from benchmarks.random_model import SMOLLM2_135M, TINY, export_version, make_checkpoint
+from benchmarks.report import parser, publish_table
+from benchmarks.server import stop_at_signal
+from benchmarks.servers import Server, everloop_server
+from benchmarks.serving_experiments import idle_pressure
+from benchmarks.stream_watch import READY, Watched
+
+CONTEXT = 2_048
+STREAMS = 16
+LONG_PROMPTS = 3
+MAX_GAP_SECONDS = 1.0
+MAX_GAP_RATIO = 2.0  # of what a long prompt makes
+MAX_KEPT_MIB = 200.0
+_ANSWER_SECONDS = 60.0
+_SETTLE_SECONDS = 0.25  # after an answer, for what it set off
+_WATCH_SECONDS = 3_600.0
+_MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What one input did.
+
+    Attributes:
+        gap: the largest between two tokens of one stream, seconds.
+        kept: memory of the server, afterwards less before, MiB.
+        ended: streams that ended by it.
+        ok: whether all three are within their bounds.
+    """
+
+    input: str
+    answer: str
+    gap: float
+    kept: float
+    ended: int
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    one: HostileInput
+    answer: str
+    began: float
+    ended: float
+    kept: float
+
+
+def measure(server: Server, inputs: Sequence[HostileInput], progress: Progress) -> list[Row]:
+    """Send everything, one after the other, beside the streams."""
+    bar = progress.add_task("sending", total=len(inputs) + LONG_PROMPTS)
+    sent = []
+    with _watching(server) as watch:
+        for one in [*[_long_prompt(server.model)] * LONG_PROMPTS, *inputs]:
+            sent.append(_send(server, one))
+            progress.advance(bar)
+        written, _ = watch.communicate(timeout=_ANSWER_SECONDS)
+    watched = [Watched(**fields) for fields in json.loads(written)]
+    usual = max(_largest_gap(watched, one) for one in sent[:LONG_PROMPTS])
+    bound = max(MAX_GAP_SECONDS, MAX_GAP_RATIO * usual)
+    return [_row(one, watched, bound) for one in sent]
+
+
+def _send(server: Server, one: HostileInput) -> _Sent:
+    before, began = _memory(server), time.monotonic()
+    answer = asyncio.run(send(server.url, one, _ANSWER_SECONDS))
+    time.sleep(_SETTLE_SECONDS)
+    return _Sent(one, answer, began, time.monotonic(), _memory(server) - before)
+
+
+def _row(sent: _Sent, watched: Sequence[Watched], bound: float) -> Row:
+    gap = _largest_gap(watched, sent)
+    ended = sum(
+        one.fault is not None and sent.began <= one.times[-1] < sent.ended for one in watched
+    )
+    return Row(
+        input=sent.one.name,
+        answer=sent.answer,
+        gap=gap,
+        kept=sent.kept,
+        ended=ended,
+        ok=gap <= bound and sent.kept <= MAX_KEPT_MIB and not ended,
+    )
+
+
+def _largest_gap(watched: Sequence[Watched], sent: _Sent) -> float:
+    """Of those that overlap the time from sending to the end."""
+    return max(
+        (
+            after - before
+            for one in watched
+            for before, after in zip(one.times, one.times[1:], strict=False)
+            if after > sent.began and before < sent.ended
+        ),
+        default=sent.ended - sent.began,
+    )
+
+
+def _long_prompt(model: str) -> HostileInput:
+    ids = [5 + number % 50 for number in range(CONTEXT - 1)]
+    body = json.dumps({"model": model, "prompt": ids, "max_tokens": 1}).encode()
+    return HostileInput(
+        name=f"ordinary prompt of {len(ids):,} tokens", path=COMPLETIONS, bodies=[body]
+    )
+
+
+def _memory(server: Server) -> float:
+    """Resident, of the server's processes, MiB."""
+    if server.worker is None:
+        return 0.0
+    processes = [server.worker, *server.worker.children(recursive=True)]
+    return float(sum(one.memory_info().rss for one in processes) / _MEBIBYTE)
+
+
+@contextmanager
+def _watching(server: Server) -> "Iterator[subprocess.Popen[str]]":
+    """Run the streams, from when all have begun."""
+    arguments = [server.url, server.model, STREAMS, CONTEXT - 8, _WATCH_SECONDS]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.stream_watch", *map(str, arguments)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        if process.stdout is None or process.stdout.readline().strip() != READY:
+            raise RuntimeError("the streams did not begin; see above.")
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def read_options() -> argparse.Namespace:
+    """What the command line asks for."""
+    options = parser("Hostile inputs of one client beside the streams of others.")
+    options.add_argument("--model", type=Path, help="Hugging Face folder, for real weights")
+    options.add_argument("--tiny", action="store_true", help="a tiny model: try the command out")
+    options.add_argument("--only", default="", help="inputs whose name contains this text")
+    return options.parse_args()
+
+
+def main() -> None:
+    """Measure and print; exit code 1 if a bound is missed."""
+    arguments = read_options()
+    signal.signal(signal.SIGTERM, stop_at_signal)
+    pressure = idle_pressure()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Progress(console=Console(stderr=True), transient=True) as progress,
+    ):
+        checkpoint = arguments.model or make_checkpoint(
+            Path(folder) / "checkpoint", TINY if arguments.tiny else SMOLLM2_135M
+        )
+        export = PRECISIONS["int8-kv8"].export_config(CONTEXT)
+        version = export_version(checkpoint, Path(folder) / "versions", export)
+        with everloop_server(version, ()) as server:
+            inputs = [one for one in corpus(server.model, CONTEXT) if arguments.only in one.name]
+            rows = measure(server, inputs, progress)
+    settings = {"streams": STREAMS, "context": CONTEXT, "precision": "int8-kv8"}
+    table = [
+        {
+            "input": row.input,
+            "answer": row.answer,
+            "largest gap, ms": round(row.gap * 1e3),
+            "memory kept, MiB": round(row.kept, 1),
+            "streams ended": row.ended,
+            "ok": row.ok,
+        }
+        for row in rows
+    ]
+    publish_table("hostile", table, arguments, pressure, settings)
+    sys.exit(not all(row.ok for row in rows))
+
+
+if __name__ == "__main__":
+    main()
