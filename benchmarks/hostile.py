@@ -1,6 +1,6 @@
 """What one client can do to the others: hostile inputs beside 16 streams of a real server.
 
-    .venv/bin/python -m benchmarks.hostile [--model FOLDER] [--tiny] [--json | --markdown]
+    .venv/bin/python -m benchmarks.hostile [--model FOLDER] [--tiny] [--quick] [--json | --markdown]
 
 Each input is sent after the one before is answered. The table says for each how it was answered,
 the largest gap between tokens of the streams meanwhile, what the server's memory has grown by, and
@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
@@ -42,6 +43,7 @@ MAX_GAP_RATIO = 2.0  # of what a long prompt makes
 MAX_KEPT_MIB = 200.0
 _ANSWER_SECONDS = 60.0
 _SETTLE_SECONDS = 0.25  # after an answer, for what it set off
+_TINY_SETTLE_SECONDS = 0.05
 _WATCH_SECONDS = 3_600.0
 _MEBIBYTE = 2**20
 
@@ -74,25 +76,38 @@ class _Sent:
     kept: float
 
 
-def measure(server: Server, inputs: Sequence[HostileInput], progress: Progress) -> list[Row]:
-    """Send everything, one after the other, beside the streams."""
+def measure(
+    server: Server, inputs: Sequence[HostileInput], settle: float, progress: Progress
+) -> list[Row]:
+    """Send everything, one after the other, beside the streams.
+
+    Args:
+        server: gets it.
+        inputs: what is sent.
+        settle: seconds after each answer.
+        progress: shows how far it is.
+    """
     bar = progress.add_task("sending", total=len(inputs) + LONG_PROMPTS)
     sent = []
     with _watching(server) as watch:
-        for one in [*[_long_prompt(server.model)] * LONG_PROMPTS, *inputs]:
-            sent.append(_send(server, one))
+        usual = [_long_prompt(server.model, number) for number in range(LONG_PROMPTS)]
+        for one in [*usual, *inputs]:
+            sent.append(_send(server, one, settle))
             progress.advance(bar)
         written, _ = watch.communicate(timeout=_ANSWER_SECONDS)
     watched = [Watched(**fields) for fields in json.loads(written)]
-    usual = max(_largest_gap(watched, one) for one in sent[:LONG_PROMPTS])
-    bound = max(MAX_GAP_SECONDS, MAX_GAP_RATIO * usual)
-    return [_row(one, watched, bound) for one in sent]
+    longest = max(_largest_gap(watched, one) for one in sent[:LONG_PROMPTS])
+    bound = max(MAX_GAP_SECONDS, MAX_GAP_RATIO * longest)
+    kept = sum(one.kept for one in sent[LONG_PROMPTS:])
+    all_of_it = HostileInput(name="all of it", path="")
+    whole = _Sent(all_of_it, "", sent[LONG_PROMPTS].began, sent[-1].ended, kept)
+    return [_row(one, watched, bound) for one in [*sent, whole]]
 
 
-def _send(server: Server, one: HostileInput) -> _Sent:
+def _send(server: Server, one: HostileInput, settle: float) -> _Sent:
     before, began = _memory(server), time.monotonic()
     answer = asyncio.run(send(server.url, one, _ANSWER_SECONDS))
-    time.sleep(_SETTLE_SECONDS)
+    time.sleep(settle)
     return _Sent(one, answer, began, time.monotonic(), _memory(server) - before)
 
 
@@ -124,8 +139,9 @@ def _largest_gap(watched: Sequence[Watched], sent: _Sent) -> float:
     )
 
 
-def _long_prompt(model: str) -> HostileInput:
-    ids = [5 + number % 50 for number in range(CONTEXT - 1)]
+def _long_prompt(model: str, number: int) -> HostileInput:
+    """One that the cache does not know."""
+    ids = np.random.default_rng(number).integers(5, 250, CONTEXT - 1).tolist()
     body = json.dumps({"model": model, "prompt": ids, "max_tokens": 1}).encode()
     return HostileInput(
         name=f"ordinary prompt of {len(ids):,} tokens", path=COMPLETIONS, bodies=[body]
@@ -170,7 +186,7 @@ def read_options() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure and print; exit code 1 if a bound is missed."""
+    """Measure and print."""
     arguments = read_options()
     signal.signal(signal.SIGTERM, stop_at_signal)
     pressure = idle_pressure()
@@ -185,7 +201,9 @@ def main() -> None:
         version = export_version(checkpoint, Path(folder) / "versions", export)
         with everloop_server(version, ()) as server:
             inputs = [one for one in corpus(server.model, CONTEXT) if arguments.only in one.name]
-            rows = measure(server, inputs, progress)
+            inputs = inputs[:: 3 if arguments.quick else 1]
+            settle = _TINY_SETTLE_SECONDS if arguments.tiny else _SETTLE_SECONDS
+            rows = measure(server, inputs, settle, progress)
     settings = {"streams": STREAMS, "context": CONTEXT, "precision": "int8-kv8"}
     table = [
         {
@@ -199,7 +217,6 @@ def main() -> None:
         for row in rows
     ]
     publish_table("hostile", table, arguments, pressure, settings)
-    sys.exit(not all(row.ok for row in rows))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ _MAX_REPLY = 1 << 26
 _READ = 1 << 16
 _CODE = re.compile(rb'"code":\s*"(\w+)"')
 _FINISH = re.compile(rb'"finish_reason":\s*"(\w+)"')
+_MAX_REASON = 90  # characters
 _MAX_SHOWN = 4  # different answers
 
 
@@ -28,7 +29,7 @@ async def send(url: str, one: HostileInput, seconds: float) -> str:
     """
     answers = await asyncio.gather(*(_send(url, one, body, seconds) for body in one.bodies))
     counted = Counter(answers).most_common()
-    texts = [f"{count} of {text}" if count > 1 else text for text, count in counted[:_MAX_SHOWN]]
+    texts = [f"{count} times {text}" if count > 1 else text for text, count in counted[:_MAX_SHOWN]]
     return "; ".join(texts + ["…"] * (len(counted) > _MAX_SHOWN))
 
 
@@ -88,13 +89,14 @@ def _summary(reply: bytes) -> str:
     if reasons:
         return f"{status} {', '.join(sorted(reasons))}"
     if status != "200" and b'"error"' in body:
-        return f"{status} {_param(body)}"
+        return f"{status} {_reason(body)}"
     return status
 
 
-def _param(body: bytes) -> str:
+def _reason(body: bytes) -> str:
     try:
-        param = json.loads(body[body.index(b"{") : body.rindex(b"}") + 1])["error"]["param"]
+        error = json.loads(body[body.index(b"{") : body.rindex(b"}") + 1])["error"]
     except (ValueError, KeyError, TypeError):
         return ""
-    return "" if param is None else f"of {param}"
+    text = str(error["param"] or error["message"])
+    return text if len(text) <= _MAX_REASON else text[:_MAX_REASON] + "…"

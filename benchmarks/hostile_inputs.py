@@ -107,11 +107,17 @@ def _numbers(model: str) -> list[HostileInput]:
         {"logprobs": True, "top_logprobs": 20},
         {"max_tokens": 10**400},
     ]
-    return [_chat(str(one)[:60], model, **one) for one in extremes] + [
+    return [_chat(_named(one), model, **one) for one in extremes] + [
         _chat("4 stops of 20,000 characters", model, stop=[c * 20_000 for c in "abcd"]),
         _chat("4 stops of 1,000 characters", model, stop=[c * 1_000 for c in "abcd"]),
         _chat("1,000 stop tokens", model, stop_token_ids=list(range(1000)), min_tokens=8),
     ]
+
+
+def _named(fields: Mapping[str, Any]) -> str:
+    """Names and values, as far as they are short."""
+    texts = [f"{name} {value}" for name, value in fields.items()]
+    return ", ".join(text if len(text) <= 40 else text[:37] + "..." for text in texts)
 
 
 def _bodies(model: str, context: int) -> list[HostileInput]:

@@ -5,11 +5,12 @@ service make it alike. It loads no model and opens no store.
 """
 
 import contextlib
+import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -110,22 +111,30 @@ def _middleware(observer: ServerObserver, config: ServerConfig) -> list[Middlewa
     ]
 
 
+class _Route(Route):
+    """A route that takes its path and nothing behind it: `$` leaves a line break unseen."""
+
+    def __init__(self, path: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__(path, *args, **kwargs)
+        self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + r"\Z")
+
+
 def _routes() -> list[Route]:
     return [
-        Route("/v1/chat/completions", create_chat_completion, methods=["POST"], name="chat"),
-        Route("/v1/completions", create_completion, methods=["POST"], name="completions"),
-        Route("/v1/embeddings", create_embeddings, methods=["POST"], name="embeddings"),
-        Route("/tokenize", tokenize, methods=["POST"], name="tokenize"),
-        Route("/detokenize", detokenize, methods=["POST"], name="tokenize"),
-        Route("/v1/models", list_models, name="models"),
-        Route("/v1/models/{model}", retrieve_model, name="models"),
-        Route("/v1/feedback", _feedback, methods=["GET", "POST"], name="feedback"),
-        Route("/livez", livez, name="health"),
-        Route("/readyz", readyz, name="health"),
-        Route("/healthz", livez, name="health"),
-        Route("/metrics", metrics, name="metrics"),
-        Route("/openapi.json", openapi, name="openapi"),
-        Route("/", _chat_page, name="page"),
+        _Route("/v1/chat/completions", create_chat_completion, methods=["POST"], name="chat"),
+        _Route("/v1/completions", create_completion, methods=["POST"], name="completions"),
+        _Route("/v1/embeddings", create_embeddings, methods=["POST"], name="embeddings"),
+        _Route("/tokenize", tokenize, methods=["POST"], name="tokenize"),
+        _Route("/detokenize", detokenize, methods=["POST"], name="tokenize"),
+        _Route("/v1/models", list_models, name="models"),
+        _Route("/v1/models/{model}", retrieve_model, name="models"),
+        _Route("/v1/feedback", _feedback, methods=["GET", "POST"], name="feedback"),
+        _Route("/livez", livez, name="health"),
+        _Route("/readyz", readyz, name="health"),
+        _Route("/healthz", livez, name="health"),
+        _Route("/metrics", metrics, name="metrics"),
+        _Route("/openapi.json", openapi, name="openapi"),
+        _Route("/", _chat_page, name="page"),
     ]
 
 

@@ -15,13 +15,13 @@ from starlette.responses import Response
 from everloop.errors import EngineStoppedError
 from serving.openai_api.completion_request import Prompts
 from serving.openai_api.deadline import deadline_of
+from serving.openai_api.disconnect import unless_disconnected
 from serving.openai_api.errors import ApiError, overdue
 from serving.openai_api.observer import facts_of
 from serving.openai_api.prompt import encode_prompts
 from serving.openai_api.request_body import RequestBody, read_body
 from serving.openai_api.responses import EmbeddingItem, EmbeddingList, EmbeddingUsage
 from serving.openai_api.state import ApiState, state_of
-from serving.openai_api.streaming import unless_disconnected
 from serving.openai_api.tenant import tenant_of
 from serving.openai_api.unsupported import EMBEDDINGS
 
@@ -48,7 +48,8 @@ async def create_embeddings(request: Request) -> Response:
         facts.model = version.manifest.tag
         try:
             async with asyncio.timeout(deadline and deadline - time.monotonic()):
-                reply = await _reply(api, body, version, request, deadline)
+                work = _reply(api, body, version, tenant_of(request.scope), deadline)
+                reply = await unless_disconnected(request.receive, work)
         except EngineStoppedError:
             if api.engine.current is version:
                 raise  # else a swap has overtaken the request, which begins again
@@ -63,7 +64,7 @@ async def _reply(
     api: ApiState,
     body: EmbeddingRequest,
     version: "LLMEngine",
-    request: Request,
+    tenant: str,
     deadline: float | None,
 ) -> EmbeddingList:
     _check(api, body, version)
@@ -71,8 +72,7 @@ async def _reply(
     vocab_size = version.manifest.vocab_size
     encode = (encode_prompts, encoder, body.input, vocab_size, "input")
     inputs = await api.prompts.run(deadline, *encode)
-    work = _embed(api, version, inputs, tenant_of(request.scope))
-    vectors = await unless_disconnected(request.receive, work)
+    vectors = await _embed(api, version, inputs, tenant)
     count = sum(map(len, inputs))
     data = [
         EmbeddingItem(

@@ -11,6 +11,7 @@ from everloop.errors import DataError, EngineStoppedError
 from serving.openai_api.choice import Prompt
 from serving.openai_api.config import ServerConfig
 from serving.openai_api.deadline import deadline_of
+from serving.openai_api.disconnect import unless_disconnected
 from serving.openai_api.errors import ApiError
 from serving.openai_api.generation import AdmittedRequest, Generation
 from serving.openai_api.generation_request import GenerationRequest
@@ -50,7 +51,7 @@ def endpoint(
         body = await read_body(request, schema, unsupported)
         facts.stream = bool(body.stream)
         _check_count(api, body)
-        generation, form = await start(api, body, request)
+        generation, form = await unless_disconnected(request.receive, start(api, body, request))
         facts.model = generation.model
         reply = Reply(generation, form, include_usage=body.include_usage)
         return GenerationResponse(api, generation, reply, stream=facts.stream)

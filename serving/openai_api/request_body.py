@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from serving.openai_api.context_limits import ContextLimits
 from serving.openai_api.deadline import deadline_of
+from serving.openai_api.disconnect import unless_disconnected
 from serving.openai_api.errors import ApiError, invalid, overdue
 from serving.openai_api.state import state_of
 from serving.openai_api.unsupported import MESSAGE, Table, refuse_unsupported
@@ -66,7 +67,8 @@ async def read_body(request: Request, schema: type[B], unsupported: Table | None
         raise overdue() from error
     if len(body) <= _INLINE_BYTES:
         return parse_body(body, schema, unsupported, api.limits)
-    return await api.prompts.run(deadline, parse_body, body, schema, unsupported, api.limits)
+    work = api.prompts.run(deadline, parse_body, body, schema, unsupported, api.limits)
+    return await unless_disconnected(request.receive, work)
 
 
 def parse_body(

@@ -8,9 +8,9 @@ connection open.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from everloop.errors import EverloopError
 from serving.openai_api.choice import Choice
+from serving.openai_api.disconnect import unless_disconnected
 from serving.openai_api.errors import ErrorReply, describe
 from serving.openai_api.generation import Generation, Unfinished
 from serving.openai_api.observer import RequestFacts, facts_of
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from serving.engine.sequence import RequestOutput
 
     _Item = tuple[Choice, RequestOutput]
-
-T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -162,30 +161,3 @@ async def _start_events(send: Send) -> None:
 async def _send_part(send: Send, body: bytes) -> None:
     if body:
         await send({"type": "http.response.body", "body": body, "more_body": True})
-
-
-async def unless_disconnected(receive: Receive, work: Coroutine[object, object, T]) -> T:
-    """Run `work` to its end, or cancel it as soon as the client has left.
-
-    Returns:
-        What the work gives.
-
-    Raises:
-        ClientDisconnect: the client left first.
-    """
-    task = asyncio.ensure_future(work)
-    watcher = asyncio.ensure_future(_disconnect(receive))
-    try:
-        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
-    finally:
-        for waiting in (task, watcher):
-            waiting.cancel()
-        await asyncio.gather(task, watcher, return_exceptions=True)
-
-
-async def _disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from serving.openai_api.chat_request import ChatMessage, TemplateVariables
 from serving.openai_api.deadline import deadline_of
+from serving.openai_api.disconnect import unless_disconnected
 from serving.openai_api.errors import ApiError
 from serving.openai_api.prompt import PromptEncoder, check_ids, decode_ids
 from serving.openai_api.request_body import Items, RequestBody, read_body
@@ -68,8 +69,7 @@ async def tokenize(request: Request) -> Response:
     body = await read_body(request, TokenizeRequest, TOKENIZE)
     version = _version(api, body.model)
     deadline = deadline_of(request, api)
-    encoder = await api.encoder_for(version, deadline)
-    ids = await api.prompts.run(deadline, body.encode, encoder)
+    ids = await unless_disconnected(request.receive, _encode(api, body, version, deadline))
     names = [version.tokenizer.id_to_token(token_id) or "" for token_id in ids]
     reply = TokenizeReply(
         count=len(ids),
@@ -80,13 +80,21 @@ async def tokenize(request: Request) -> Response:
     return Response(reply.to_json(), media_type="application/json")
 
 
+async def _encode(
+    api: ApiState, body: TokenizeRequest, version: "LLMEngine", deadline: float | None
+) -> list[int]:
+    encoder = await api.encoder_for(version, deadline)
+    return await api.prompts.run(deadline, body.encode, encoder)
+
+
 async def detokenize(request: Request) -> Response:
     """Give the text of tokens, the names of special ones included."""
     api = state_of(request)
     body = await read_body(request, DetokenizeRequest)
     version = _version(api, body.model)
     ids = check_ids(body.tokens, version.manifest.vocab_size, "tokens")
-    text = await api.prompts.run(deadline_of(request, api), decode_ids, version.tokenizer, ids)
+    work = api.prompts.run(deadline_of(request, api), decode_ids, version.tokenizer, ids)
+    text = await unless_disconnected(request.receive, work)
     return Response(DetokenizeReply(prompt=text).to_json(), media_type="application/json")
 
 

@@ -69,6 +69,17 @@ def test_operators_fill_the_step() -> None:
     assert 0 < attention["value"] < whole["value"]
 
 
+def test_hostile_inputs_end_no_stream() -> None:
+    rows = run("hostile")["results"]
+    assert rows[0]["input"] == "ordinary prompt of 2,047 tokens"
+    assert len(rows) > 40
+    assert {row["streams ended"] for row in rows} == {0}
+    for row in rows[:-1]:
+        assert row["answer"][0] in "1234567890lcC", row  # an answer, a client that left, or closed
+        assert "no answer" not in row["answer"]
+        assert " 500" not in row["answer"]
+
+
 def test_machine_limits_are_more_than_nothing() -> None:
     limits = MachineLimits(bytes_per_second=1e15)
     limits.measure(1)

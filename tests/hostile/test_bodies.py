@@ -9,6 +9,7 @@ import time
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 from pydantic import ValidationError
 
@@ -34,6 +35,7 @@ from tests.serving.conftest import (  # noqa: F401 - fixtures
     stage,
     url,
 )
+from tests.serving.fakes import wait_until
 
 CHAT = "/v1/chat/completions"
 CONTEXT = 512  # of the scripted engine
@@ -246,6 +248,33 @@ def test_grammars_of_one_client_do_not_hold_up_the_chats_of_others(http, app, en
     assert http.post(CHAT, json=BODY | wanted, headers=timeout).status_code == 504
     assert http.post(CHAT, json=BODY).status_code == 200
     assert (len(engine.requests), api.grammars.num_begun) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, BODY),
+        (CHAT, BODY | {"metadata": {"a": "x" * 20_000}}),
+        (CHAT, BODY | {"response_format": {"type": "json_object"}}),
+        ("/v1/completions", {"model": "everloop", "prompt": "Hi"}),
+        ("/v1/embeddings", {"model": "everloop", "input": "Hi"}),
+        ("/tokenize", {"prompt": "Hi"}),
+        ("/detokenize", {"tokens": [5]}),
+    ],
+)
+def test_client_that_leaves_cancels_what_waits(http, app, engine, observer, blocked, path, body):
+    api = app.state.api
+    kind = api.grammars if "response_format" in body else api.prompts
+    engine.current.has_hidden_states = True
+    http.post("/tokenize", json={"prompt": "Hi"})  # the encoder is there, which all share
+    blocked(kind, 2)
+    begun, counted = kind.num_begun, len(observer.requests)
+    with pytest.raises(httpx.ReadTimeout):
+        http.post(path, json=body, timeout=0.3)
+    assert wait_until(lambda: len(observer.requests) > counted, 20)
+    assert observer.requests[-1][2] == "client_abort"
+    assert (kind._num_waiting, kind.num_begun) == (0, begun)
+    assert engine.requests == []
 
 
 def test_body_that_never_comes_ends_at_its_deadline(url):

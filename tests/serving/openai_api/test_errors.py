@@ -155,6 +155,9 @@ def test_routing_failure_has_the_error_form(http, method, path, status):
         ("/v1/threads/x", "Use /v1/chat/completions with the whole conversation."),
         ("/v1/unknown", "The routes are in /openapi.json."),
         ("/v1/a%0Ab", r"'/v1/a\nb'"),
+        ("/v1/models%0A", r"'/v1/models\n'"),
+        ("/v1/chat/completions%0A", r"'/v1/chat/completions\n'"),
+        ("/livez%0A", r"'/livez\n'"),
         ("/v1/" + "x" * 900, "xxx...'"),
     ],
 )

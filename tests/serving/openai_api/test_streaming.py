@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from everloop.errors import EngineStoppedError, StoreError
 from serving.openai_api.config import ServerConfig
-from serving.openai_api.streaming import unless_disconnected
+from serving.openai_api.disconnect import unless_disconnected
 from tests.serving.fakes import leave_when, wait_until
 
 ASK = [{"role": "user", "content": "Hi"}]
