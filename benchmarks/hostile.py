@@ -68,7 +68,9 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sent:
+class Sent:
+    """An input, how it was answered, from when to when, and by what memory grew, MiB."""
+
     one: HostileInput
     answer: str
     began: float
@@ -96,23 +98,30 @@ def measure(
             progress.advance(bar)
         written, _ = watch.communicate(timeout=_ANSWER_SECONDS)
     watched = [Watched(**fields) for fields in json.loads(written)]
-    longest = max(_largest_gap(watched, one) for one in sent[:LONG_PROMPTS])
+    longest = max(largest_gap(watched, one) for one in sent[:LONG_PROMPTS])
     bound = max(MAX_GAP_SECONDS, MAX_GAP_RATIO * longest)
     kept = sum(one.kept for one in sent[LONG_PROMPTS:])
     all_of_it = HostileInput(name="all of it", path="")
-    whole = _Sent(all_of_it, "", sent[LONG_PROMPTS].began, sent[-1].ended, kept)
-    return [_row(one, watched, bound) for one in [*sent, whole]]
+    whole = Sent(all_of_it, "", sent[LONG_PROMPTS].began, sent[-1].ended, kept)
+    return [row_of(one, watched, bound) for one in [*sent, whole]]
 
 
-def _send(server: Server, one: HostileInput, settle: float) -> _Sent:
+def _send(server: Server, one: HostileInput, settle: float) -> Sent:
     before, began = _memory(server), time.monotonic()
     answer = asyncio.run(send(server.url, one, _ANSWER_SECONDS))
     time.sleep(settle)
-    return _Sent(one, answer, began, time.monotonic(), _memory(server) - before)
+    return Sent(one, answer, began, time.monotonic(), _memory(server) - before)
 
 
-def _row(sent: _Sent, watched: Sequence[Watched], bound: float) -> Row:
-    gap = _largest_gap(watched, sent)
+def row_of(sent: Sent, watched: Sequence[Watched], bound: float) -> Row:
+    """Say what an input did.
+
+    Args:
+        sent: the input.
+        watched: every stream of the run.
+        bound: of the largest gap, seconds.
+    """
+    gap = largest_gap(watched, sent)
     ended = sum(
         one.fault is not None and sent.began <= one.times[-1] < sent.ended for one in watched
     )
@@ -126,8 +135,8 @@ def _row(sent: _Sent, watched: Sequence[Watched], bound: float) -> Row:
     )
 
 
-def _largest_gap(watched: Sequence[Watched], sent: _Sent) -> float:
-    """Of those that overlap the time from sending to the end."""
+def largest_gap(watched: Sequence[Watched], sent: Sent) -> float:
+    """The largest gap of one stream that overlaps the time from sending to the end, seconds."""
     return max(
         (
             after - before

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
+from benchmarks.hostile_inputs import too_long
 from everloop.errors import QueueFullError
 from serving.openai_api import context_limits, request_body, state, workers
 from serving.openai_api.chat_request import ChatCompletionRequest
@@ -41,22 +42,7 @@ CHAT = "/v1/chat/completions"
 CONTEXT = 512  # of the scripted engine
 QUESTION = {"role": "user", "content": "Hi"}
 BODY = {"model": "everloop", "messages": [QUESTION]}
-CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-TOO_LONG = {
-    "messages": {"messages": [QUESTION] * (CONTEXT + 1)},
-    "empty messages": {"messages": [{}] * (CONTEXT + 1)},
-    "parts": {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * 600}]},
-    "parts of several": {
-        "messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * 60}] * 9
-    },
-    "calls": {"messages": [{"role": "assistant", "tool_calls": [CALL] * 600}]},
-    "characters": {"messages": [{"role": "user", "content": "x" * (16 * CONTEXT + 1)}]},
-    "characters of several": {"messages": [{"role": "user", "content": "x" * 1000}] * 9},
-    "characters of parts": {
-        "messages": [{"role": "user", "content": [{"type": "text", "text": "x" * 1000}] * 9}]
-    },
-    "names": {"messages": [QUESTION | {"name": "x" * 9000}]},
-}
+TOO_LONG = too_long(CONTEXT)
 PROMPT_TOO_LONG = {
     "text": "x" * (16 * CONTEXT + 1),
     "texts": ["a", "x" * (16 * CONTEXT + 1)],
