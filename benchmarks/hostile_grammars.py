@@ -44,6 +44,7 @@ def long_chain(beginning: str, name: str = "") -> Json:
         {"$anchor": f"d{number}", "allOf": [{"$ref": beginning.format(number=number + 1)}]}
         for number in range(2000)
     ]
+    links[-1] = {"$anchor": "d1999", "type": "string"}
     groups = {f"g{at}": dict(enumerate(links[at : at + 400])) for at in range(0, 2000, 400)}
     defined = {key: {f"d{at}": link for at, link in group.items()} for key, group in groups.items()}
     return {"$id": name, "$defs": defined, "$ref": beginning.format(number=0)}

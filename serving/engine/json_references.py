@@ -26,6 +26,7 @@ class References:
         self._address = urldefrag(address).url if isinstance(address, str) else ""
         self._anchors: dict[str, Any] = {}
         self._has_parts = False  # schemas inside with addresses of their own
+        self._has_old_parts = self._is_old = False  # as drafts 3 and 4 named them
         left = [root]
         while left:
             value = left.pop()
@@ -36,10 +37,10 @@ class References:
                 left += value
 
     def target(self, reference: str) -> Any:
-        """What is referred to; None where nothing is.
+        """What is referred to.
 
         Raises:
-            DataError: it refers to another schema, or its place depends on where it stands.
+            DataError: nothing, or another schema, or what depends on where the reference stands.
         """
         try:
             address, fragment = urldefrag(urljoin(self._address, reference))
@@ -47,12 +48,17 @@ class References:
             address, fragment = reference, ""
         if address != self._address:
             raise DataError(f'"$ref": {shown(reference)} refers to what is not in the schema')
-        if self._has_parts:
+        if self._has_parts or (self._is_old and self._has_old_parts):
             raise DataError(
                 f'"$ref": {shown(reference)} stands beside an "$id" inside the schema, '
                 "which is not supported"
             )
-        fragment = unquote(fragment)
+        found = self._find(unquote(fragment))
+        if found is None:
+            raise DataError(f'"$ref": {shown(reference)} refers to nothing')
+        return found
+
+    def _find(self, fragment: str) -> Any:
         if fragment and not fragment.startswith("/"):
             return self._anchors.get(fragment)
         value = self._root
@@ -69,7 +75,11 @@ class References:
     def _note(self, value: dict[str, Any]) -> None:
         if isinstance(anchor := value.get("$anchor"), str):
             self._anchors.setdefault(anchor, value)
-        self._has_parts |= value is not self._root and isinstance(value.get("$id"), str)
+        if value is not self._root:
+            self._has_parts |= isinstance(value.get("$id"), str)
+            self._has_old_parts |= isinstance(value.get("id"), str)
+        draft = value.get("$schema")
+        self._is_old |= isinstance(draft, str) and ("draft-03" in draft or "draft-04" in draft)
 
 
 def shown(reference: str) -> str:
