@@ -217,15 +217,18 @@ def simulate(gain: float, rounds: int, rows: int) -> int:
     return promoted
 
 
+@pytest.mark.slow
 def test_candidates_that_are_no_better_are_seldom_promoted() -> None:
     # 5 % of 300 is 15, with a standard deviation of 3.8.
     assert simulate(0.0, rounds=300, rows=40) <= 27
 
 
+@pytest.mark.slow
 def test_candidates_that_are_worse_are_hardly_ever_promoted() -> None:
     assert simulate(-0.05, rounds=200, rows=40) <= 2
 
 
+@pytest.mark.slow
 def test_large_losses_among_small_gains_do_not_pass_as_a_gain() -> None:
     # Mean gain 0; the permutation test alone promotes 17 to 20 % of these.
     rng = np.random.default_rng(12)

@@ -48,6 +48,7 @@ def correct(home: Home, asked: Ask, said: Say, numbers: range) -> None:
     store.close()
 
 
+@pytest.mark.slow
 def test_a_round_waits_for_what_the_gate_needs_and_says_so_once(
     home: Home, champion: ModelVersion, asked: Ask, said: Say
 ) -> None:

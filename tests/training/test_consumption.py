@@ -30,6 +30,7 @@ def _growing() -> list[ReadJoules]:
     return [lambda: float(next(values))]
 
 
+@pytest.mark.slow
 def test_counts_go_on_after_an_interruption(
     tiny_shards: Path, tiny_tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,7 @@ def test_dpo_prefers_what_people_approved(tiny_checkpoint: Path, tmp_path: Path)
     assert [one.use for one in checkpoint.record.datasets] == ["pretrain", "dpo", "replay"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [None, 2], ids=["all", "lora"])
 def test_the_reference_judges_each_pair_once_and_in_the_same_way(
     rank: int | None, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -62,6 +63,7 @@ def test_the_reference_judges_each_pair_once_and_in_the_same_way(
     assert once == pytest.approx(tune("always"), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_with_the_same_reference(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +101,7 @@ def test_dpo_refuses_rows_without_pairs(tiny_checkpoint: Path, tmp_path: Path) -
         )
 
 
+@pytest.mark.slow
 def test_validation_takes_no_more_rows_than_the_time_allows(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,7 @@ def test_collator_gives_each_prompt_its_neighbours_answer() -> None:
     assert batch["label"].tolist() == [True, False, True]
 
 
+@pytest.mark.slow
 def test_kto_prefers_what_people_approved(tiny_checkpoint: Path, tmp_path: Path) -> None:
     checkpoint = fine_tune(
         tiny_checkpoint, rated("train", 12), rated("validation", 6), tmp_path / "run", _config()

@@ -108,6 +108,7 @@ def test_pretrain_returns_a_finished_run_untouched(
     assert (checkpoint.path / "model.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_pretrain_resumes_to_the_same_weights(
     trained: tuple[Path, Checkpoint], tiny_shards: Path, tiny_tokenizer: Path, tmp_path: Path
 ) -> None:

@@ -8,6 +8,8 @@ from training import python_docs
 from training.corpus import Conversation
 from training.docstrings import Entry
 
+pytestmark = pytest.mark.slow  # reading the documentation takes seconds
+
 
 @pytest.fixture(scope="module")
 def corpus() -> list[Document | Conversation]:

@@ -134,6 +134,7 @@ def test_fine_tune_resumes_nothing_when_finished(tuned: Checkpoint, tiny_checkpo
     assert fine_tune(tiny_checkpoint, rows, validation, tuned.path.parent, _config()) == tuned
 
 
+@pytest.mark.slow
 def test_fine_tune_resumes_to_the_same_weights(
     tuned: Checkpoint, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

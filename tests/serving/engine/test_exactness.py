@@ -58,6 +58,7 @@ def answers(engine: LLMEngine, seeds: list[int], joins: list[int]) -> dict[int, 
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "precision", "cache"), VERSIONS)
 def test_answers_do_not_depend_on_what_else_is_in_the_batch(
     tmp_path: Path, engine_config: EngineConfig, family: str, precision: str, cache: str
