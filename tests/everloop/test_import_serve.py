@@ -139,7 +139,7 @@ def test_imported_model_answers_as_generate_does(tmp_path: Path, family: str) ->
 
     tag = import_folder(home, checkpoint, text)
     with serving(home) as client:
-        assert [model.id for model in client.models.list()] == [family, tag]
+        assert [model.id for model in client.models.list()] == [family, "everloop", tag]
         answers = [ask_chat(client, tag), ask_completion(client, family)]
 
     for (whole, streamed), text in zip(answers, expected, strict=True):

@@ -92,8 +92,8 @@ def export_checkpoint(
         windows=windows,
         calibration=calibration,
         bytes_per_token=bytes_per_token,
-        # Losses of versions that learned from datasets here are compared with one another.
-        least_windows=len(windows) if lineage.datasets else 0,
+        # Losses of versions that were pre-trained here are compared with one another.
+        least_windows=len(windows) if _is_pretrained_here(lineage) else 0,
         progress=progress,
     )
     target = _version_folder(staging, lineage)
@@ -138,6 +138,10 @@ def _complete(
         manifest.weight_precision,
         manifest.cache_precision,
     )
+
+
+def _is_pretrained_here(lineage: Lineage) -> bool:
+    return any(dataset.use == "pretrain" for dataset in lineage.datasets)
 
 
 def _version_folder(staging: Path, lineage: Lineage) -> Path:
