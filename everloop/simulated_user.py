@@ -15,11 +15,16 @@ import openai
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question with the answer that the user has in mind."""
+    """One question with the answer that the user has in mind.
+
+    Attributes:
+        max_tokens: the longest answer the user waits for; None for what the user's manner says.
+    """
 
     id: str
     text: str
     reference: str
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +164,7 @@ class SimulatedUser:
             model=self._model,
             messages=[{"role": "user", "content": question.text}],
             temperature=0,
-            max_tokens=self._manner.max_tokens,
+            max_tokens=question.max_tokens or self._manner.max_tokens,
             metadata={"conversation_id": question.id, "user": "simulated"},
             store=True,
             stream=True,
