@@ -234,16 +234,13 @@ class _Demo:
 
     def _held_out(self, samples: Sequence[Sample]) -> HeldOut:
         """How many answers the user would approve."""
-        scene = self._scene
-        before, after = (
-            sum(scene.score(said, item.wanted) >= scene.manner.approve_at for said, item in found)
-            for found in (
-                [(item.before, item) for item in samples],
-                [(item.after, item) for item in samples],
-            )
+        score, least = self._scene.score, self._scene.manner.approve_at
+        return HeldOut(
+            questions=len(samples),
+            before=sum(score(item.before, item.wanted) >= least for item in samples),
+            after=sum(score(item.after, item.wanted) >= least for item in samples),
+            is_mute=bool(samples) and not any(item.after.strip() for item in samples),
         )
-        is_mute = bool(samples) and not any(item.after.strip() for item in samples)
-        return HeldOut(questions=len(samples), before=before, after=after, is_mute=is_mute)
 
     def _command(self, *arguments: str, configured: bool = True) -> list[str]:
         """A command of this project on the demo's home; shown as a person would type it."""

